@@ -1,0 +1,58 @@
+//! One node's view of the others.
+//!
+//! Two classes of traffic (DESIGN D3): a *durable, ordered* log for broadcasts, joins, leaves and
+//! disconnects, and *ephemeral* requests with replies. Every broadcast goes through the log, the node's
+//! own included, and is delivered from there (D2): delivery code exists once, and all nodes see one
+//! order (G2).
+//!
+//! ```text
+//! namespace ── Log::publish ──▶ the log ──▶ Replica::deliver   on every node, this one included
+//!           ── Log::request ──▶ other nodes: Replica::answer ──▶ Replies
+//! ```
+
+pub(crate) mod memory;
+pub(crate) mod message;
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::mpsc;
+
+use self::message::{Message, Reply, Request};
+use crate::engine::packet::Str;
+
+/// What connects the nodes. One for a process; [`memory::MemoryBus`] without a cluster.
+pub(crate) trait Bus: Send + Sync {
+    /// Joins the log of one namespace. `replica` is delivered to until it is dropped.
+    fn attach(&self, nsp: &Str, replica: Weak<dyn Replica>) -> Arc<dyn Log>;
+}
+
+/// The log of one namespace, as one node holds it.
+pub(crate) trait Log: Send + Sync {
+    /// Appends a message. It is delivered to every replica in the order of the log; this call may return
+    /// before that.
+    ///
+    /// # Errors
+    /// [`BusFull`]: nothing was appended.
+    fn publish(&self, message: Message) -> Result<(), BusFull>;
+
+    /// Asks every *other* node.
+    fn request(&self, request: Request) -> Replies;
+}
+
+/// A namespace on one node, as the bus sees it. Calls never block and never run user code.
+pub(crate) trait Replica: Send + Sync {
+    /// Applies the next message of the log to the sockets of this node.
+    fn deliver(&self, message: &Message);
+
+    /// Answers a request of another node. The reply may be more than one (acks of a broadcast), so it is
+    /// sent, not returned; dropping the sender says that nothing more comes.
+    fn answer(&self, request: &Request, replies: mpsc::UnboundedSender<Reply>);
+}
+
+/// The bus cannot take more now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BusFull;
+
+/// The answers to a request, as they come. The channel ends when all nodes are done; who waits brings a
+/// deadline along.
+pub(crate) type Replies = mpsc::UnboundedReceiver<Reply>;

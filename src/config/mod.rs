@@ -1,0 +1,346 @@
+//! What can be configured: a tree of final values, defaults applied.
+//!
+//! The library takes a [`Config`] as it is; an application builds one with struct-update syntax:
+//!
+//! ```
+//! use quicket::config::{Config, EngineConfig};
+//! let config = Config {
+//!     engine: EngineConfig { max_payload: 10_000, ..EngineConfig::default() },
+//!     ..Config::default()
+//! };
+//! assert!(config.check().is_ok());
+//! ```
+//!
+//! The binary reads the same tree from flags, environment and a file: [`Config::parse`]. Each part
+//! is handed to the module it is for, by value; nothing reads configuration from a global.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod check;
+mod flags;
+mod forms;
+mod origin;
+mod parse;
+mod settings;
+
+pub use origin::OriginPolicy;
+pub use parse::{Command, Strings};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the server listens.
+    pub listen: Listen,
+    /// Certificate and key for HTTPS and QUIC. Default: none, which means plain HTTP on TCP, and on
+    /// UDP a self-signed certificate of at most 14 days whose hash is served to the page.
+    pub tls: Option<TlsFiles>,
+    /// Sessions and their transports.
+    pub engine: EngineConfig,
+    /// Namespaces, sockets and events.
+    pub socketio: SocketIoConfig,
+    /// QUIC and WebTransport.
+    pub webtransport: WebTransportConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// How long a shutdown may take before the sessions that are left are cut. Default: 10 s.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Listen::default(),
+            tls: None,
+            engine: EngineConfig::default(),
+            socketio: SocketIoConfig::default(),
+            webtransport: WebTransportConfig::default(),
+            log: LogConfig::default(),
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where the server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address to bind. Default: `::`, which takes IPv6 and IPv4.
+    pub address: IpAddr,
+    /// The port, the same for TCP (HTTP, WebSocket) and UDP (QUIC); 0 lets the system choose one.
+    /// Default: 3000.
+    pub port: u16,
+    /// A second TCP port for `/healthz`, `/readyz`, `/acceptz` and `/metrics`. Default: none, which
+    /// means that they are served on the main port.
+    pub admin_port: Option<u16>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            port: 3000,
+            admin_port: None,
+        }
+    }
+}
+
+/// A certificate and its key, as PEM files. Both are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain, the server's own certificate first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// Engine.IO: sessions and their transports. Node's names are those of its `ServerOptions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// The URL path of the protocol, with a slash at both ends (Node: `path`). Default:
+    /// `/socket.io/`.
+    pub path: String,
+    /// The transports that clients may use (Node: `transports`, without WebTransport). Default:
+    /// all.
+    pub transports: Transports,
+    /// May a session move to a better transport (Node: `allowUpgrades`)? Default: yes.
+    pub allow_upgrades: bool,
+    /// Time between two pings (Node: `pingInterval`). Default: 25 s.
+    pub ping_interval: Duration,
+    /// How long after a ping its pong may take (Node: `pingTimeout`). Default: 20 s.
+    pub ping_timeout: Duration,
+    /// How long an upgrade may take, and how long a new WebTransport session may take to open its
+    /// stream and send its first packet (Node: `upgradeTimeout`). Default: 10 s.
+    pub upgrade_timeout: Duration,
+    /// The largest message, frame or POST body that a client may send, in bytes (Node:
+    /// `maxHttpBufferSize`). Default: 1,000,000.
+    pub max_payload: usize,
+    /// How long a polling session that is being closed waits for the poll that takes the close
+    /// packet (Node: fixed). Default: 30 s.
+    pub poll_close_timeout: Duration,
+    /// Compression of polling answers, for clients that accept it (Node: `httpCompression`).
+    /// Default: from 1024 bytes.
+    pub http_compression: Option<Compression>,
+    /// Compression of WebSocket messages, for clients that offer it (Node: `perMessageDeflate`). It
+    /// costs memory for each connection. Default: none.
+    pub per_message_deflate: Option<Compression>,
+    /// A cookie with the session id in the first polling answer, for load balancers that route by
+    /// it (Node: `cookie`). Default: none.
+    pub cookie: Option<Cookie>,
+    /// Which web pages may connect, on every transport alike (Node: `cors.origin`, which does not
+    /// bind WebSocket and WebTransport). Default: same origin.
+    pub origins: OriginPolicy,
+    /// May pages of another origin send cookies along (Node: `cors.credentials`)? Default: no.
+    pub cors_credentials: bool,
+    /// How long a browser may keep the answer to a preflight request (Node: `cors.maxAge`, there in
+    /// seconds). Default: not said, which browsers take as 5 s.
+    pub cors_max_age: Option<Duration>,
+    /// Bytes that may wait for one client that does not read; above it the session is closed as a
+    /// slow consumer (Node: no limit). Default: 4 MiB.
+    pub outbox_bytes: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            path: "/socket.io/".to_owned(),
+            transports: Transports::default(),
+            allow_upgrades: true,
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            upgrade_timeout: Duration::from_secs(10),
+            max_payload: 1_000_000,
+            poll_close_timeout: Duration::from_secs(30),
+            http_compression: Some(Compression::default()),
+            per_message_deflate: None,
+            cookie: None,
+            origins: OriginPolicy::default(),
+            cors_credentials: false,
+            cors_max_age: None,
+            outbox_bytes: 4 << 20,
+        }
+    }
+}
+
+/// The transports that clients may use. Default: all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transports {
+    /// HTTP long-polling.
+    pub polling: bool,
+    /// WebSocket.
+    pub websocket: bool,
+    /// WebTransport, over QUIC.
+    pub webtransport: bool,
+}
+
+impl Default for Transports {
+    fn default() -> Self {
+        Self {
+            polling: true,
+            websocket: true,
+            webtransport: true,
+        }
+    }
+}
+
+/// When to compress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// The smallest body or message that is compressed, in bytes (Node: `threshold`). Default:
+    /// 1024.
+    pub threshold: usize,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { threshold: 1024 }
+    }
+}
+
+/// The cookie that carries the session id. The defaults are those that Node takes for `cookie:
+/// true`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// Its name. Default: `io`.
+    pub name: String,
+    /// Its `Path`. Default: `/`.
+    pub path: String,
+    /// `HttpOnly`: hidden from scripts. Default: yes.
+    pub http_only: bool,
+    /// `SameSite`. Default: lax.
+    pub same_site: SameSite,
+    /// `Secure`: over HTTPS only. Default: no.
+    pub secure: bool,
+    /// `Max-Age`, in whole seconds. Default: none, which means until the browser is closed.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Cookie {
+    fn default() -> Self {
+        Self {
+            name: "io".to_owned(),
+            path: "/".to_owned(),
+            http_only: true,
+            same_site: SameSite::default(),
+            secure: false,
+            max_age: None,
+        }
+    }
+}
+
+/// `SameSite` of a cookie (RFC 6265bis 4.1.2.7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SameSite {
+    /// Sent with requests of the same site only.
+    Strict,
+    /// Also sent when a link leads to the site.
+    #[default]
+    Lax,
+    /// Always sent; browsers want [`Cookie::secure`] with it.
+    None,
+}
+
+/// Socket.IO: namespaces, sockets and events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketIoConfig {
+    /// How long a client may stay without a namespace (Node: `connectTimeout`). Default: 45 s.
+    pub connect_timeout: Duration,
+    /// How packets are written (Node: `parser`). Clients have to use the same. Default: JSON.
+    pub parser: Parser,
+    /// The most binary attachments of one packet from a client (Node: `maxAttachments` of the
+    /// decoder). Default: 10.
+    pub max_attachments: usize,
+    /// The most namespaces that one connection may join (Node: no limit). Default: 64.
+    pub max_namespaces: usize,
+    /// Events that may wait for the handlers of one socket; above it we stop reading from that
+    /// client (Node: no limit). Default: 256.
+    pub inbox_events: usize,
+    /// Bytes that may wait for the handlers of one socket, with the same consequence; at least
+    /// [`EngineConfig::max_payload`] (Node: no limit). Default: 4,000,000.
+    pub inbox_bytes: usize,
+    /// The most acknowledgements that one socket may owe us (Node: no limit). Default: 10,000.
+    pub max_pending_acks: usize,
+    /// Are child namespaces dropped when their last socket leaves (Node:
+    /// `cleanupEmptyChildNamespaces`, off there)? Default: yes, or clients could make the server
+    /// remember names without end.
+    pub cleanup_empty_child_namespaces: bool,
+}
+
+impl Default for SocketIoConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(45),
+            parser: Parser::default(),
+            max_attachments: 10,
+            max_namespaces: 64,
+            inbox_events: 256,
+            inbox_bytes: 4_000_000,
+            max_pending_acks: 10_000,
+            cleanup_empty_child_namespaces: true,
+        }
+    }
+}
+
+/// How Socket.IO packets are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parser {
+    /// Text, with binary attachments behind it (socket.io-parser).
+    #[default]
+    Json,
+    /// One binary message for each packet (socket.io-msgpack-parser).
+    MsgPack,
+}
+
+/// QUIC and WebTransport. Node has none of these options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebTransportConfig {
+    /// Time without traffic after which a QUIC keep-alive is sent. Default: 12 s.
+    pub keep_alive: Duration,
+    /// Time without any packet of the peer after which a QUIC connection is dead. Default: 30 s.
+    pub idle_timeout: Duration,
+    /// May several UDP packets go to the system in one call (GSO)? Some virtual networks lose or
+    /// mangle those. Default: yes.
+    pub segmentation_offload: bool,
+    /// QUIC handshakes under way above which a new one must first prove its address (a retry costs
+    /// it one round trip); above four times as many, new ones are refused. Default: 1024.
+    pub max_pending_handshakes: usize,
+}
+
+impl Default for WebTransportConfig {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(12),
+            idle_timeout: Duration::from_secs(30),
+            segmentation_offload: true,
+            max_pending_handshakes: 1024,
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Directives as in `RUST_LOG`: `info`, `warn,quicket::engine=debug`, ... Default: `info`.
+    pub filter: String,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::default(),
+        }
+    }
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}

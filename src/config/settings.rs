@@ -1,0 +1,391 @@
+//! The table of settings: one name each, how its text is read, and where it goes.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::forms::*;
+use super::{Config, Cookie, TlsFiles};
+
+/// One row of the table.
+pub(super) struct Setting {
+    /// The name: flag `--ping-interval`, environment `PING_INTERVAL`, file key `ping_interval`.
+    pub(super) name: &'static str,
+    /// What the value is called in the help text.
+    pub(super) placeholder: &'static str,
+    /// The name of Node's option; empty if there is none.
+    pub(super) node: &'static str,
+    /// What it does, in one line.
+    pub(super) about: &'static str,
+    /// Is the value never to be shown?
+    pub(super) secret: bool,
+    /// Reads a value into its place, or says what it would have to be.
+    pub(super) read: fn(&mut Config, &str) -> Result<(), &'static str>,
+    /// The value in its place, so that reading it changes nothing.
+    pub(super) show: fn(&Config) -> String,
+}
+
+impl Setting {
+    /// The name in the environment.
+    pub(super) fn variable(&self) -> String {
+        self.name.replace('-', "_").to_ascii_uppercase()
+    }
+
+    /// The name in the file.
+    pub(super) fn key(&self) -> String {
+        self.name.replace('-', "_")
+    }
+
+    /// The line that tells the operator about a bad value.
+    pub(super) fn mistake(&self, origin: Option<&str>, value: &str, right: &str) -> String {
+        let mut line = self.name.to_owned();
+        if let Some(origin) = origin {
+            let _ = write!(line, " ({origin})"); // a String takes everything
+        }
+        if self.secret {
+            let _ = write!(line, ": the value must be {right}");
+        } else {
+            let shown: String = value.chars().take(SHOWN_CHARS).collect();
+            let more = if shown.len() < value.len() {
+                " ..."
+            } else {
+                ""
+            };
+            let _ = write!(line, ": {shown:?}{more}, but it must be {right}");
+        }
+        line
+    }
+}
+
+/// How much of a bad value is shown.
+const SHOWN_CHARS: usize = 120;
+
+/// The row of that name, which must be in the table.
+pub(super) fn by_name(name: &str) -> &'static Setting {
+    SETTINGS
+        .iter()
+        .find(|setting| setting.name == name)
+        .expect("names come from the table")
+}
+
+/// The setting that is meant by Node's name for it, or by one with other separators.
+pub(super) fn similar(name: &str) -> Option<&'static Setting> {
+    let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
+    let name = plain(name);
+    let is_meant = |known: &str| !known.is_empty() && plain(known) == name;
+    SETTINGS
+        .iter()
+        .find(|setting| is_meant(setting.name) || is_meant(setting.node))
+}
+
+impl Config {
+    /// The table of settings as Markdown, with the defaults: the body of `docs/configuration.md`.
+    pub fn reference_markdown() -> String {
+        let default = Self::default();
+        let mut table =
+            "| Flag | Environment | File | Value | Default | Node's option | Meaning |\n\
+                         |---|---|---|---|---|---|---|\n"
+                .to_owned();
+        let code = |text: &str| match text {
+            "" => String::new(),
+            text => format!("`{text}`"),
+        };
+        for setting in SETTINGS {
+            let _ = writeln!(
+                table,
+                "| `--{}` | `{}` | `{}` | {} | {} | {} | {} |",
+                setting.name,
+                setting.variable(),
+                setting.key(),
+                setting.placeholder,
+                code(&(setting.show)(&default)),
+                code(setting.node),
+                setting.about,
+            );
+        }
+        table
+    }
+}
+
+/// A row whose place is a field of the tree.
+macro_rules! setting {
+    ($name:literal, $($field:ident).+, $form:ident, $node:literal, $about:literal $(,)?) => {
+        Setting {
+            name: $name,
+            placeholder: $form.placeholder,
+            node: $node,
+            about: $about,
+            secret: false,
+            read: |config, text| {
+                config.$($field).+ = ($form.read)(text).ok_or($form.right)?;
+                Ok(())
+            },
+            show: |config| ($form.show)(&config.$($field).+),
+        }
+    };
+}
+
+/// A row whose place is a field of the cookie, which is there once `cookie` was read.
+macro_rules! cookie_setting {
+    ($name:literal, $field:ident, $form:ident, $node:literal, $about:literal $(,)?) => {
+        Setting {
+            name: $name,
+            placeholder: $form.placeholder,
+            node: $node,
+            about: $about,
+            secret: false,
+            read: |config, text| {
+                let value = ($form.read)(text).ok_or($form.right)?;
+                let cookie = config
+                    .engine
+                    .cookie
+                    .as_mut()
+                    .ok_or("set together with cookie")?;
+                cookie.$field = value;
+                Ok(())
+            },
+            show: |config| match &config.engine.cookie {
+                Some(cookie) => ($form.show)(&cookie.$field),
+                None => ($form.show)(&Cookie::default().$field),
+            },
+        }
+    };
+}
+
+/// Every setting, in the order of the help text. `cookie` stands before what it makes a place for.
+#[rustfmt::skip] // a table: a row of a few long lines is easier to read than one of eight short ones
+pub(super) const SETTINGS: &[Setting] = &[
+    setting!("listen-address", listen.address, ADDRESS, "",
+        "Address to bind; `::` takes IPv6 and IPv4."),
+    setting!("port", listen.port, PORT, "",
+        "Port for TCP (HTTP, WebSocket) and UDP (QUIC) alike; 0 lets the system choose."),
+    setting!("admin-port", listen.admin_port, OFF_OR_PORT, "",
+        "TCP port for /healthz, /readyz, /acceptz and /metrics; off: they are on the main port."),
+    Setting {
+        name: "tls-cert", placeholder: "FILE", node: "", secret: false,
+        about: "Certificate chain (PEM) for HTTPS and QUIC; without it plain HTTP, and a self-signed one for QUIC.",
+        read: |config, text| { tls(config).cert = text.into(); Ok(()) },
+        show: |config| config.tls.as_ref().map_or_else(String::new, |tls| show_path(&tls.cert)),
+    },
+    Setting {
+        name: "tls-key", placeholder: "FILE", node: "", secret: false,
+        about: "Private key (PEM) of the certificate.",
+        read: |config, text| { tls(config).key = text.into(); Ok(()) },
+        show: |config| config.tls.as_ref().map_or_else(String::new, |tls| show_path(&tls.key)),
+    },
+    setting!("socketio-path", engine.path, URL_PATH, "path",
+        "URL path of the protocol."),
+    setting!("transports", engine.transports, TRANSPORTS, "transports",
+        "Transports that clients may use."),
+    setting!("allow-upgrades", engine.allow_upgrades, SWITCH, "allowUpgrades",
+        "May a session move to a better transport?"),
+    setting!("ping-interval", engine.ping_interval, DURATION, "pingInterval",
+        "Time between two pings."),
+    setting!("ping-timeout", engine.ping_timeout, DURATION, "pingTimeout",
+        "How long after a ping its pong may take."),
+    setting!("upgrade-timeout", engine.upgrade_timeout, DURATION, "upgradeTimeout",
+        "How long an upgrade may take, and the first packet of a new WebTransport session."),
+    setting!("max-payload", engine.max_payload, SIZE, "maxHttpBufferSize",
+        "Largest message, frame or POST body that a client may send."),
+    setting!("poll-close-timeout", engine.poll_close_timeout, DURATION, "",
+        "How long a closing polling session waits for the poll that takes the close packet."),
+    setting!("http-compression", engine.http_compression, COMPRESSION, "httpCompression",
+        "Compress polling answers from this size on."),
+    setting!("per-message-deflate", engine.per_message_deflate, COMPRESSION, "perMessageDeflate",
+        "Compress WebSocket messages from this size on; costs memory for each connection."),
+    Setting {
+        name: "cookie", placeholder: "off or NAME", node: "cookie", secret: false,
+        about: "Name of a cookie with the session id in the first polling answer (Node's usual name: io).",
+        read: |config, text| {
+            config.engine.cookie = (text != "off")
+                .then(|| Cookie { name: text.to_owned(), ..Cookie::default() });
+            Ok(())
+        },
+        show: |config| config.engine.cookie.as_ref().map_or("off", |cookie| &cookie.name).to_owned(),
+    },
+    cookie_setting!("cookie-path", path, TEXT, "cookie.path",
+        "Path of the cookie."),
+    cookie_setting!("cookie-http-only", http_only, SWITCH, "cookie.httpOnly",
+        "Is the cookie hidden from scripts?"),
+    cookie_setting!("cookie-same-site", same_site, SAME_SITE, "cookie.sameSite",
+        "SameSite of the cookie; none wants cookie-secure."),
+    cookie_setting!("cookie-secure", secure, SWITCH, "cookie.secure",
+        "Is the cookie for HTTPS only?"),
+    cookie_setting!("cookie-max-age", max_age, OFF_OR_DURATION, "cookie.maxAge",
+        "Life of the cookie (Node counts seconds); off: until the browser is closed."),
+    setting!("allowed-origins", engine.origins, ORIGINS, "cors.origin",
+        "Web pages that may connect, on every transport alike; clients that send no Origin always may."),
+    setting!("cors-credentials", engine.cors_credentials, SWITCH, "cors.credentials",
+        "May pages of another origin send cookies along?"),
+    setting!("cors-max-age", engine.cors_max_age, OFF_OR_DURATION, "cors.maxAge",
+        "How long a browser may keep the answer to a preflight request (Node counts seconds); off: not said."),
+    setting!("outbox-bytes", engine.outbox_bytes, SIZE, "",
+        "Bytes that may wait for one client that does not read, before it is closed."),
+    setting!("connect-timeout", socketio.connect_timeout, DURATION, "connectTimeout",
+        "How long a client may stay without a namespace."),
+    setting!("parser", socketio.parser, PARSER, "parser",
+        "How packets are written; clients have to use the same."),
+    setting!("max-attachments", socketio.max_attachments, COUNT, "maxAttachments",
+        "Most binary attachments of one packet from a client."),
+    setting!("max-namespaces", socketio.max_namespaces, COUNT, "",
+        "Most namespaces that one connection may join."),
+    setting!("inbox-events", socketio.inbox_events, COUNT, "",
+        "Events that may wait for the handlers of one socket, before we stop reading from its client."),
+    setting!("inbox-bytes", socketio.inbox_bytes, SIZE, "",
+        "Bytes that may wait likewise; at least max-payload."),
+    setting!("max-pending-acks", socketio.max_pending_acks, COUNT, "",
+        "Most acknowledgements that one socket may owe."),
+    setting!("cleanup-empty-child-namespaces", socketio.cleanup_empty_child_namespaces, SWITCH,
+        "cleanupEmptyChildNamespaces",
+        "Are child namespaces dropped when their last socket leaves?"),
+    setting!("webtransport-keep-alive", webtransport.keep_alive, DURATION, "",
+        "Time without traffic after which a QUIC keep-alive is sent."),
+    setting!("webtransport-idle-timeout", webtransport.idle_timeout, DURATION, "",
+        "Time without any packet of the peer after which a QUIC connection is dead."),
+    setting!("webtransport-segmentation-offload", webtransport.segmentation_offload, SWITCH, "",
+        "May several UDP packets go to the system in one call (GSO)? Some virtual networks mangle those."),
+    setting!("webtransport-max-pending-handshakes", webtransport.max_pending_handshakes, COUNT, "",
+        "QUIC handshakes above which new ones must prove their address; above 4 times as many they are refused."),
+    setting!("log-filter", log.filter, TEXT, "",
+        "What is logged, in the syntax of RUST_LOG: info, or warn,quicket::engine=debug."),
+    setting!("log-format", log.format, LOG_FORMAT, "",
+        "Form of the log's lines."),
+    setting!("shutdown-grace", shutdown_grace, DURATION, "",
+        "How long a shutdown may take before the sessions that are left are cut."),
+];
+
+fn tls(config: &mut Config) -> &mut TlsFiles {
+    config.tls.get_or_insert_with(|| TlsFiles {
+        cert: "".into(),
+        key: "".into(),
+    })
+}
+
+fn show_path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_default_is_read_back_as_itself() {
+        for setting in SETTINGS {
+            let mut config = Config::default();
+            config.engine.cookie = Some(Cookie::default());
+            let before = config.clone();
+            let shown = (setting.show)(&config);
+            if !shown.is_empty() {
+                assert_eq!(
+                    (setting.read)(&mut config, &shown),
+                    Ok(()),
+                    "{}",
+                    setting.name
+                );
+            }
+            assert_eq!(config, before, "{}", setting.name);
+        }
+    }
+
+    #[test]
+    fn every_setting_changes_its_own_place() {
+        let other = |setting: &Setting| match (setting.show)(&Config::default()).as_str() {
+            "true" => "false",
+            "false" => "true",
+            "::" => "127.0.0.1",
+            "same-origin" => "*",
+            "json" => "msgpack",
+            "text" => "json",
+            "lax" => "strict",
+            "info" => "debug",
+            "polling,websocket,webtransport" => "polling",
+            "/" | "/socket.io/" => "/x/",
+            "" => "/etc/file.pem",
+            _ => "77",
+        };
+        let start = Config {
+            engine: super::super::EngineConfig {
+                cookie: Some(Cookie::default()),
+                ..Default::default()
+            },
+            ..Config::default()
+        };
+        for setting in SETTINGS {
+            let mut config = start.clone();
+            assert_eq!(
+                (setting.read)(&mut config, other(setting)),
+                Ok(()),
+                "{}",
+                setting.name
+            );
+            let changed: Vec<_> = SETTINGS
+                .iter()
+                .filter(|each| (each.show)(&config) != (each.show)(&start))
+                .map(|each| each.name)
+                .collect();
+            assert_eq!(changed, [setting.name]);
+        }
+    }
+
+    #[test]
+    fn no_name_is_taken_twice_or_by_the_system() {
+        let mut names: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
+        for taken in [
+            "PATH", "HOME", "HOSTNAME", "USER", "SHELL", "TERM", "LANG", "TZ", "PWD", "TMPDIR",
+        ] {
+            assert!(!names.iter().any(|name| name == taken), "{taken}");
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), SETTINGS.len());
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let setting = Setting {
+            secret: true,
+            ..*by_name("log-filter")
+        };
+        let line = setting.mistake(Some("environment LOG_FILTER"), "hunter2", "text");
+        assert_eq!(
+            line,
+            "log-filter (environment LOG_FILTER): the value must be text"
+        );
+    }
+
+    #[test]
+    fn a_long_value_is_cut_in_messages() {
+        let line = by_name("port").mistake(None, &"é".repeat(1000), "a port");
+        assert!(line.len() < 400, "{line}");
+    }
+
+    const INTRODUCTION: &str = "# Configuration\n\n\
+        Every setting has one name, written as a flag, in the environment and as a key of the TOML file \
+        that `--config FILE` names; a flag wins over the environment, that over the file, and that over \
+        the default.\n\
+        Durations are `25s`, `300ms`, `2m`, `1h` or plain milliseconds, sizes are bytes with an optional \
+        `k`, `M`, `Ki` or `Mi`, an empty variable counts as not set, and `--check-config` reports every \
+        mistake without starting.\n\n\
+        This table is generated from `src/config/settings.rs`: `UPDATE_DOCS=1 cargo test config`.\n\n";
+
+    #[test]
+    fn the_reference_in_docs_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        let wanted = format!("{INTRODUCTION}{}", Config::reference_markdown());
+        if option_env!("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &wanted).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(written, wanted, "run UPDATE_DOCS=1 cargo test config");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_reader_panic(text in "\\PC{0,24}") {
+            for setting in SETTINGS {
+                let _ = (setting.read)(&mut Config::default(), &text);
+            }
+        }
+    }
+}

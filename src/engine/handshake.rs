@@ -1,0 +1,268 @@
+//! What a client shows at the door: the same on every transport (guarantee G1).
+
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use serde::Serialize;
+
+use super::Sid;
+use super::packet::Str;
+
+/// The six errors of the Engine.IO handshake (engine.io `Server.errors`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HandshakeError {
+    /// 0: no such transport, or it is not offered here.
+    TransportUnknown,
+    /// 1: no such session.
+    SessionUnknown,
+    /// 2: a session is opened with GET.
+    BadHandshakeMethod,
+    /// 3: the request contradicts itself or the session.
+    BadRequest,
+    /// 4: the Origin policy or the admission hook says no.
+    Forbidden,
+    /// 5: not `EIO=4`.
+    UnsupportedProtocolVersion,
+}
+
+impl HandshakeError {
+    /// All of them, by code.
+    pub const ALL: [Self; 6] = [
+        Self::TransportUnknown,
+        Self::SessionUnknown,
+        Self::BadHandshakeMethod,
+        Self::BadRequest,
+        Self::Forbidden,
+        Self::UnsupportedProtocolVersion,
+    ];
+
+    /// The code on the wire.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// Node's text for it.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::TransportUnknown => "Transport unknown",
+            Self::SessionUnknown => "Session ID unknown",
+            Self::BadHandshakeMethod => "Bad handshake method",
+            Self::BadRequest => "Bad request",
+            Self::Forbidden => "Forbidden",
+            Self::UnsupportedProtocolVersion => "Unsupported protocol version",
+        }
+    }
+}
+
+/// Why a client is turned away, with the text that it gets to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which of the six errors.
+    pub error: HandshakeError,
+    /// Replaces the error's own text (as the string of Node's `allowRequest` does).
+    pub message: Option<String>,
+}
+
+impl Refusal {
+    /// A [`HandshakeError::Forbidden`] with a text of the application's.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self {
+            error: HandshakeError::Forbidden,
+            message: Some(message.into()),
+        }
+    }
+
+    /// The text for the client.
+    pub fn message(&self) -> &str {
+        self.message
+            .as_deref()
+            .unwrap_or_else(|| self.error.message())
+    }
+}
+
+impl From<HandshakeError> for Refusal {
+    fn from(error: HandshakeError) -> Self {
+        Self {
+            error,
+            message: None,
+        }
+    }
+}
+
+/// The request that opened a session, whatever the transport: an HTTP request, a WebSocket upgrade or
+/// a WebTransport CONNECT.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    /// The name of the transport that opened the session: `polling`, `websocket` or `webtransport`.
+    pub transport: &'static str,
+    /// Path and query as requested, `/socket.io/?EIO=4&transport=polling`.
+    pub url: String,
+    /// Query parameters in order, decoded.
+    pub query: Vec<(String, String)>,
+    /// Header fields. WebTransport's `:authority` is shown as `host`.
+    pub headers: HeaderMap,
+    /// Address of the peer: the proxy's, if there is one in between.
+    pub peer: SocketAddr,
+    /// Did the request come over TLS or QUIC to this process?
+    pub secure: bool,
+    /// When it came.
+    pub issued: SystemTime,
+}
+
+impl Handshake {
+    /// The first query parameter of that name.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The header field of that name, if it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The `Origin` of the page; `None` for clients that are no browsers.
+    pub fn origin(&self) -> Option<&str> {
+        self.header("origin")
+    }
+
+    /// Path without the query.
+    pub fn path(&self) -> &str {
+        self.url.split('?').next().unwrap_or_default()
+    }
+}
+
+/// Parses a query string (`a=b&c=d`).
+pub(crate) fn parse_query(query: &str) -> Vec<(String, String)> {
+    form_urlencoded::parse(query.as_bytes())
+        .into_owned()
+        .collect()
+}
+
+/// The OPEN packet's JSON, keys in Node's order (engine.io socket.ts `onOpen`).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OpenPacket<'a> {
+    pub(crate) sid: &'a str,
+    pub(crate) upgrades: &'a [&'static str],
+    pub(crate) ping_interval: u64,
+    pub(crate) ping_timeout: u64,
+    pub(crate) max_payload: usize,
+}
+
+impl OpenPacket<'_> {
+    pub(crate) fn to_json(&self) -> Str {
+        serde_json::to_string(self)
+            .expect("strings and numbers always serialize")
+            .into()
+    }
+}
+
+/// The first packet on a WebTransport stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum FirstPacket {
+    /// `0`: open a session.
+    Open,
+    /// `0{"sid":"..."}`: move an existing session here.
+    Attach(Sid),
+    /// Anything else; the session is closed without a word, as Node does.
+    Illegal,
+}
+
+impl FirstPacket {
+    /// Reads the data of an OPEN packet (the text behind `0`).
+    pub(crate) fn read(data: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Body {
+            sid: String,
+        }
+        if data.is_empty() {
+            return Self::Open;
+        }
+        // a sid that cannot be one is an unknown one: same end, no second path
+        serde_json::from_str::<Body>(data)
+            .ok()
+            .and_then(|body| Sid::parse(&body.sid))
+            .map_or(Self::Illegal, Self::Attach)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_texts_are_nodes() {
+        let table: Vec<_> = HandshakeError::ALL
+            .map(|e| (e.code(), e.message()))
+            .to_vec();
+        assert_eq!(
+            table,
+            [
+                (0, "Transport unknown"),
+                (1, "Session ID unknown"),
+                (2, "Bad handshake method"),
+                (3, "Bad request"),
+                (4, "Forbidden"),
+                (5, "Unsupported protocol version"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_open_packet_has_nodes_key_order() {
+        let open = OpenPacket {
+            sid: "abc",
+            upgrades: &["websocket"],
+            ping_interval: 25_000,
+            ping_timeout: 20_000,
+            max_payload: 1_000_000,
+        };
+        assert_eq!(
+            open.to_json().as_str(),
+            r#"{"sid":"abc","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#
+        );
+    }
+
+    #[test]
+    fn first_packets_of_webtransport() {
+        let sid = "AAAAAAAAAAAAAAAAAAAA";
+        assert_eq!(FirstPacket::read(""), FirstPacket::Open);
+        let attach = format!(r#"{{"sid":"{sid}"}}"#);
+        assert_eq!(
+            FirstPacket::read(&attach),
+            FirstPacket::Attach(Sid::parse(sid).unwrap())
+        );
+        for bad in [
+            "{}",
+            "null",
+            "x",
+            r#"{"sid":1}"#,
+            r#"{"sid":"__proto__"}"#,
+            "[",
+            "{\"sid\"",
+        ] {
+            assert_eq!(FirstPacket::read(bad), FirstPacket::Illegal, "{bad}");
+        }
+    }
+
+    #[test]
+    fn queries_are_decoded_and_the_first_of_a_name_wins() {
+        let query = parse_query("EIO=4&t=a%20b&transport=polling&t=2");
+        let handshake = Handshake {
+            transport: "polling",
+            url: "/socket.io/?EIO=4".into(),
+            query,
+            headers: HeaderMap::new(),
+            peer: ([127, 0, 0, 1], 1).into(),
+            secure: false,
+            issued: SystemTime::UNIX_EPOCH,
+        };
+        assert_eq!(handshake.query("t"), Some("a b"));
+        assert_eq!(handshake.query("j"), None);
+        assert_eq!(handshake.path(), "/socket.io/");
+    }
+}

@@ -1,0 +1,65 @@
+//! Quicket: a realtime server that speaks Socket.IO to unmodified official clients over WebTransport,
+//! WebSocket and HTTP long-polling.
+//!
+//! ```no_run
+//! use quicket::{Server, Socket};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), quicket::ServeError> {
+//!     let server = Server::builder().build().await?;
+//!     server.of("/").on_connect(|socket| async move {
+//!         socket.on("chat", |socket: Socket, text: String| async move {
+//!             socket.broadcast().emit("chat", &text).await
+//!         });
+//!     });
+//!     server.serve().await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # The path of a byte
+//!
+//! | | step | where |
+//! |---|---|---|
+//! | 1 | bytes arrive on a stream, a socket, in a POST and are cut into frames | `transport`, `engine::framing` |
+//! | 2 | first frame or query: a new session or a known one? | `engine::handshake`, `server::accept`, `server::quic` |
+//! | 3 | the session's task takes the frame | `server::driver` |
+//! | 4 | heartbeat, upgrade, close rules | `engine::session` |
+//! | 5 | text and attachments become a packet | `socketio::packet` |
+//! | 6 | which namespace, and is that allowed now? | `socketio::client` |
+//! | 7 | user code, in order, on a task of its own | `socketio::inbox`, `socketio::socket` |
+//! | 8 | "to this room, except me" | `socketio::broadcast` |
+//! | 9 | the log that gives all nodes one order | `cluster` |
+//! | 10 | who is here? | `socketio::rooms` |
+//! | 11 | encoded once per framing, pushed into bounded queues | `fanout` |
+//! | 12 | the recipient's task drains its queue, bytes leave | `server::driver`, `transport` |
+//!
+//! Steps 10 to 12 are the same for local and remote broadcasts. Only `transport` and `server` touch the
+//! network.
+
+mod cluster;
+pub mod engine;
+mod fanout;
+mod server;
+mod socketio;
+mod transport;
+
+pub mod config;
+mod error;
+mod metrics;
+mod time;
+
+pub use self::config::Config;
+pub use self::engine::TransportKind;
+pub use self::engine::handshake::{Handshake, HandshakeError, Refusal};
+pub use self::engine::packet::{Message, Str};
+pub use self::error::{
+    AckError, CloseReason, ConfigError, DataError, EmitError, LinkError, PeerMisbehaved, ServeError,
+};
+pub use self::metrics::Metrics;
+pub use self::server::{Builder, EngineServer, EngineSocket, ForEngine, ForSocketIo, Server};
+pub use self::socketio::packet::{Args, Payload};
+pub use self::socketio::{
+    Ack, Answers, Auth, Broadcast, ConnectError, DynamicNamespace, Event, EventHandler, FromArgs,
+    HandlerError, HandlerFuture, IntoRooms, Namespace, Outcome, RemoteSocket, Sender, Socket,
+};

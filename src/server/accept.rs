@@ -1,0 +1,342 @@
+//! HTTP requests of Engine.IO: to the right session, or turned away as Node does it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::body::Body;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tokio::sync::oneshot;
+
+use super::core::Core;
+use super::registry::{Command, SessionHandle};
+use crate::engine::handshake::{Handshake, HandshakeError, Refusal, parse_query};
+use crate::engine::packet::Str;
+use crate::engine::{Sid, TransportKind};
+use crate::error::PeerMisbehaved;
+use crate::transport::Link;
+use crate::transport::http::{self as wire, RequestFacts, Upgraded};
+use crate::transport::polling::{PollAnswer, PollRequest, Polling, PostRequest};
+use crate::transport::websocket::{self, Deflate, WebSocket, WebSocketConfig};
+
+/// Where a request came from, as the listener knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) secure: bool,
+}
+
+/// A request that passed the checks.
+enum Verified {
+    /// A new session.
+    Open(TransportKind),
+    /// A session that exists.
+    Known(Arc<SessionHandle>),
+}
+
+/// Answers any request to the Engine.IO path.
+pub(crate) async fn handle(core: Arc<Core>, peer: Peer, request: Request<Body>) -> Response<Body> {
+    let query = parse_query(request.uri().query().unwrap_or_default());
+    let parameter = |name: &str| {
+        query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    };
+    let facts = RequestFacts::new(request.headers(), parameter("j"));
+    let config = &core.config.engine;
+    let upgrade = is_websocket_upgrade(&request);
+    let allowed = config.origins.allows(
+        request
+            .headers()
+            .get(header::ORIGIN)
+            .map(|value| value.to_str().unwrap_or("\u{fffd}")),
+        request_authority(&request),
+    );
+    if allowed {
+        if let Some(response) = wire::preflight(config, request.method(), &facts) {
+            return response;
+        }
+    }
+    let verified = if allowed {
+        verify(&core, &request, upgrade, &facts, &parameter)
+    } else {
+        Err(HandshakeError::Forbidden.into())
+    };
+    let mut response = match verified {
+        Ok(Verified::Open(kind)) => open(&core, peer, request, query.clone(), &facts, kind).await,
+        Ok(Verified::Known(session)) if upgrade => Ok(upgrade_session(&core, request, session)),
+        Ok(Verified::Known(session)) => Ok(polling(&core, request, session, &facts).await),
+        Err(refusal) => Err(refusal),
+    }
+    .unwrap_or_else(|refusal| {
+        core.refused(&refusal, peer.address);
+        match upgrade {
+            true => wire::refuse_upgrade(&refusal),
+            false => wire::refuse_request(&refusal),
+        }
+    });
+    if allowed {
+        wire::add_cors(config, &facts, response.headers_mut());
+    }
+    response
+}
+
+/// engine.io server.ts `verify`: the checks and their order.
+fn verify<'a>(
+    core: &Core,
+    request: &Request<Body>,
+    upgrade: bool,
+    facts: &RequestFacts,
+    parameter: &dyn Fn(&str) -> Option<&'a str>,
+) -> Result<Verified, Refusal> {
+    let kind = parameter("transport").and_then(TransportKind::parse);
+    let kind = kind.filter(|kind| *kind != TransportKind::WebTransport && core.is_enabled(*kind));
+    let kind = kind.ok_or(HandshakeError::TransportUnknown)?;
+    // A foreign page's script tag carries no Origin, so JSONP would slip past the origin policy.
+    if facts.is_jsonp() && core.config.engine.origins != crate::config::OriginPolicy::Any {
+        return Err(HandshakeError::BadRequest.into());
+    }
+    let version = parameter("EIO");
+    if let Some(sid) = parameter("sid") {
+        let session = Sid::parse(sid).and_then(|sid| core.registry.find(&sid));
+        let session = session.ok_or(HandshakeError::SessionUnknown)?;
+        let fits = match upgrade {
+            true => kind == TransportKind::WebSocket,
+            false => kind == TransportKind::Polling && session.kind() == kind,
+        };
+        if !fits || version != Some("4") {
+            return Err(HandshakeError::BadRequest.into());
+        }
+        return Ok(Verified::Known(session));
+    }
+    if request.method() != Method::GET {
+        return Err(HandshakeError::BadHandshakeMethod.into());
+    }
+    if upgrade != (kind == TransportKind::WebSocket) {
+        return Err(HandshakeError::BadRequest.into());
+    }
+    if version != Some("4") {
+        return Err(HandshakeError::UnsupportedProtocolVersion.into());
+    }
+    Ok(Verified::Open(kind))
+}
+
+fn is_websocket_upgrade(request: &Request<Body>) -> bool {
+    let upgrade = request.headers().get(header::UPGRADE);
+    upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+fn request_authority(request: &Request<Body>) -> Option<&str> {
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    // HTTP/2 has it in the URI
+    host.or_else(|| {
+        request
+            .uri()
+            .authority()
+            .map(|authority| authority.as_str())
+    })
+}
+
+/// Opens a session by polling or WebSocket.
+async fn open(
+    core: &Arc<Core>,
+    peer: Peer,
+    request: Request<Body>,
+    query: Vec<(String, String)>,
+    facts: &RequestFacts,
+    kind: TransportKind,
+) -> Result<Response<Body>, Refusal> {
+    let mut headers = request.headers().clone();
+    if let Some(authority) = request.uri().authority() {
+        if let Ok(host) = http::HeaderValue::try_from(authority.as_str()) {
+            headers.entry(header::HOST).or_insert(host);
+        }
+    }
+    let url = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |target| target.as_str())
+        .to_owned();
+    let handshake = Arc::new(Handshake {
+        transport: kind.name(),
+        url,
+        query,
+        headers,
+        peer: peer.address,
+        secure: peer.secure,
+        issued: SystemTime::now(),
+    });
+    core.admit(&handshake).await?;
+    if kind == TransportKind::WebSocket {
+        return Ok(accept_websocket(core, request, move |core, link| {
+            core.open(link, handshake);
+        }));
+    }
+    let mut link = Polling::default();
+    let (answer, receiver) = oneshot::channel();
+    // a fresh link has no poll that this could overlap
+    let _ = link.attach_poll(PollRequest { answer });
+    let session = core.open(Link::Polling(Box::new(link)), handshake);
+    let mut response = poll_response(core, facts, receiver).await;
+    if let Some(cookie) = &core.config.engine.cookie {
+        let (name, value) = wire::set_cookie(cookie, session.sid);
+        response.headers_mut().append(name, value);
+    }
+    Ok(response)
+}
+
+/// A request of a polling session.
+async fn polling(
+    core: &Arc<Core>,
+    request: Request<Body>,
+    session: Arc<SessionHandle>,
+    facts: &RequestFacts,
+) -> Response<Body> {
+    match *request.method() {
+        Method::GET => {
+            let (answer, receiver) = oneshot::channel();
+            session.send(Command::Poll(PollRequest { answer }));
+            poll_response(core, facts, receiver).await
+        }
+        Method::POST => post(core, request, session, facts).await,
+        // engine.io polling.ts `onRequest`
+        _ => wire::empty(StatusCode::INTERNAL_SERVER_ERROR),
+    }
+}
+
+async fn poll_response(
+    core: &Core,
+    facts: &RequestFacts,
+    receiver: oneshot::Receiver<PollAnswer>,
+) -> Response<Body> {
+    let (body, compress) = match receiver.await {
+        Ok(PollAnswer::Payload { body, compress }) => (body, compress),
+        Ok(PollAnswer::Overlap) => return wire::empty(StatusCode::BAD_REQUEST),
+        Err(_) => return wire::refuse_request(&HandshakeError::SessionUnknown.into()),
+    };
+    let compression = core
+        .config
+        .engine
+        .http_compression
+        .clone()
+        .filter(|_| compress);
+    if compression.is_none() || body.len() < wire::COMPRESS_INLINE_MAX {
+        return wire::poll_response(facts, compression.as_ref(), body);
+    }
+    let facts = facts.clone();
+    let work = move || wire::poll_response(&facts, compression.as_ref(), body);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(response) => response,
+        Err(_) => wire::empty(StatusCode::INTERNAL_SERVER_ERROR),
+    }
+}
+
+async fn post(
+    core: &Core,
+    request: Request<Body>,
+    session: Arc<SessionHandle>,
+    facts: &RequestFacts,
+) -> Response<Body> {
+    let broke = |rule| {
+        session.send(Command::Misbehaved(rule));
+        wire::empty(StatusCode::BAD_REQUEST)
+    };
+    let Some(_posting) = session.begin_post() else {
+        return broke(PeerMisbehaved::OverlappingPost);
+    };
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    if content_type.is_some_and(|value| value.as_bytes() == b"application/octet-stream") {
+        return broke(PeerMisbehaved::BinaryPost);
+    }
+    let engine = &core.config.engine;
+    let body = Limited::new(request.into_body(), engine.max_payload).collect();
+    // a pong could not come for longer than this either, since POSTs do not overlap
+    let body = tokio::time::timeout(engine.ping_interval + engine.ping_timeout, body);
+    let body = match body.await {
+        Err(_) => {
+            core.metrics.http_requests_refused.inc();
+            return wire::empty(StatusCode::REQUEST_TIMEOUT);
+        }
+        Ok(Ok(body)) => body.to_bytes(),
+        // Node answers and leaves the session alone
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            core.metrics.peer_misbehaved[PeerMisbehaved::PayloadTooLarge].inc();
+            return wire::empty(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        Ok(Err(_)) => {
+            core.metrics.http_requests_refused.inc();
+            return wire::empty(StatusCode::BAD_REQUEST);
+        }
+    };
+    let body = if facts.is_jsonp() {
+        wire::jsonp_body(&body)
+    } else {
+        String::from_utf8(body.into()).ok()
+    };
+    let Some(body) = body else {
+        return broke(PeerMisbehaved::InvalidUtf8);
+    };
+    let (done, receiver) = oneshot::channel();
+    session.send(Command::Post(PostRequest {
+        body: Str::from(body),
+        done,
+    }));
+    match receiver.await {
+        Ok(()) => wire::post_response(facts),
+        // the session ended over it, or before it
+        Err(_) => wire::refuse_request(&HandshakeError::BadRequest.into()),
+    }
+}
+
+/// A WebSocket for a session that exists: the session decides whether it takes it as an upgrade.
+fn upgrade_session(
+    core: &Arc<Core>,
+    request: Request<Body>,
+    session: Arc<SessionHandle>,
+) -> Response<Body> {
+    accept_websocket(core, request, move |_, link| {
+        session.send(Command::Attach(link))
+    })
+}
+
+/// Answers with 101 and hands the link over when the connection has been upgraded.
+fn accept_websocket(
+    core: &Arc<Core>,
+    mut request: Request<Body>,
+    take: impl FnOnce(&Core, Link) + Send + 'static,
+) -> Response<Body> {
+    let engine = &core.config.engine;
+    let deflate = engine.per_message_deflate.as_ref().map(|option| Deflate {
+        threshold: option.threshold,
+    });
+    let handshake = match websocket::negotiate(request.method(), request.headers(), deflate) {
+        Ok(handshake) => handshake,
+        Err(error) => {
+            tracing::debug!(%error, "a WebSocket handshake was refused");
+            return wire::refuse_upgrade(&HandshakeError::BadRequest.into());
+        }
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    let mut response = wire::empty(StatusCode::SWITCHING_PROTOCOLS);
+    response.headers_mut().extend(handshake.headers());
+    let config = WebSocketConfig {
+        max_payload: engine.max_payload,
+    };
+    let (core, deadline) = (core.clone(), engine.upgrade_timeout);
+    tokio::spawn(async move {
+        match tokio::time::timeout(deadline, upgrade).await {
+            Ok(Ok(upgraded)) => {
+                let link = WebSocket::new(Upgraded::new(upgraded), handshake.deflate, config);
+                take(&core, Link::WebSocket(Box::new(link)));
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "a WebSocket upgrade broke off"),
+            Err(_) => tracing::debug!("a WebSocket upgrade took too long"),
+        }
+    });
+    response
+}

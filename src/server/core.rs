@@ -1,0 +1,248 @@
+//! What all requests of one server share, and how a session begins.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::driver::{Driver, Upper};
+use super::raw::EngineSocket;
+use super::registry::{Registry, SessionHandle};
+use crate::config::Config;
+use crate::engine::handshake::{Handshake, HandshakeError, OpenPacket, Refusal};
+use crate::engine::packet::Packet;
+use crate::engine::session::{Session, SessionTimes};
+use crate::engine::{NodeTag, Sid, TransportKind};
+use crate::error::CloseReason;
+use crate::metrics::Metrics;
+use crate::socketio::SocketIo;
+use crate::socketio::connection::Connection;
+use crate::transport::Link;
+use crate::transport::tls::Certificates;
+
+/// Says whether a client may open a session.
+pub(crate) type AdmitFn =
+    dyn Fn(Arc<Handshake>) -> BoxFuture<'static, Result<(), Refusal>> + Send + Sync;
+/// Runs an application on bare Engine.IO.
+pub(crate) type RawFn =
+    dyn Fn(EngineSocket) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
+
+/// What the sessions carry.
+pub(crate) enum Protocol {
+    SocketIo(Arc<SocketIo>),
+    Raw(Box<RawFn>),
+}
+
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) certificates: Certificates,
+    pub(crate) protocol: Protocol,
+    pub(crate) admit: Option<Box<AdmitFn>>,
+    pub(crate) node: NodeTag,
+    times: Arc<SessionTimes>,
+    /// Turns true once: no new sessions, and everything that runs winds down.
+    stopping: watch::Sender<bool>,
+    /// Are all listeners bound that the configuration asks for?
+    pub(crate) ready: AtomicBool,
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: Config,
+        metrics: Arc<Metrics>,
+        certificates: Certificates,
+        protocol: Protocol,
+        admit: Option<Box<AdmitFn>>,
+        node: NodeTag,
+    ) -> Self {
+        let times = Arc::new(SessionTimes {
+            ping_interval: config.engine.ping_interval,
+            ping_timeout: config.engine.ping_timeout,
+            upgrade_timeout: config.engine.upgrade_timeout,
+            close_timeout: config.engine.poll_close_timeout,
+        });
+        Self {
+            config,
+            registry: Arc::default(),
+            metrics,
+            certificates,
+            protocol,
+            admit,
+            node,
+            times,
+            stopping: watch::Sender::new(false),
+            ready: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn is_enabled(&self, kind: TransportKind) -> bool {
+        let transports = &self.config.engine.transports;
+        match kind {
+            TransportKind::Polling => transports.polling,
+            TransportKind::WebSocket => transports.websocket,
+            TransportKind::WebTransport => transports.webtransport,
+        }
+    }
+
+    /// The same door on every transport (G1): is the process taking sessions, may this page connect, and
+    /// what does the application say?
+    pub(crate) async fn admit(&self, handshake: &Arc<Handshake>) -> Result<(), Refusal> {
+        if self.is_stopping() {
+            return Err(HandshakeError::Forbidden.into());
+        }
+        if !self
+            .config
+            .engine
+            .origins
+            .allows(handshake.origin(), handshake.header("host"))
+        {
+            return Err(HandshakeError::Forbidden.into());
+        }
+        match &self.admit {
+            Some(admit) => admit(handshake.clone()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Counts and logs a client that was turned away.
+    pub(crate) fn refused(&self, refusal: &Refusal, peer: std::net::SocketAddr) {
+        self.metrics.handshakes_refused[refusal.error].inc();
+        tracing::debug!(%peer, error = refusal.error.message(), "a client was turned away");
+    }
+
+    /// Begins a session on a link that a client has just opened.
+    pub(crate) fn open(&self, link: Link, handshake: Arc<Handshake>) -> Arc<SessionHandle> {
+        let kind = link.kind();
+        let sid = Sid::new(rand::random(), self.node);
+        let handle = Arc::new(SessionHandle::new(
+            sid,
+            kind,
+            self.config.engine.outbox_bytes,
+        ));
+        let now = tokio::time::Instant::now().into_std();
+        let upgrades = self.upgrades(kind);
+        let session = Session::open(now, sid, kind, !upgrades.is_empty(), self.times.clone());
+        let open = Packet::Open(
+            OpenPacket {
+                sid: sid.as_str(),
+                upgrades: &upgrades,
+                ping_interval: self.times.ping_interval.as_millis() as u64,
+                ping_timeout: self.times.ping_timeout.as_millis() as u64,
+                max_payload: self.config.engine.max_payload,
+            }
+            .to_json(),
+        );
+        tracing::debug!(?sid, transport = %kind, peer = %handshake.peer, "session opened");
+        let upper = match &self.protocol {
+            Protocol::SocketIo(socketio) => {
+                let (mailbox, socketio) = (handle.mailbox.clone(), socketio.clone());
+                Upper::SocketIo(Connection::new(now, socketio, mailbox, handshake, kind))
+            }
+            Protocol::Raw(run) => {
+                let (socket, session) = EngineSocket::new(handle.clone(), handshake);
+                tokio::spawn(run(socket));
+                Upper::Raw(session)
+            }
+        };
+        let (registry, metrics) = (self.registry.clone(), self.metrics.clone());
+        let driver = Driver::new(
+            session,
+            link,
+            &open,
+            upper,
+            handle.clone(),
+            registry,
+            metrics,
+        );
+        tokio::spawn(driver);
+        handle
+    }
+
+    /// What a session on `kind` may be upgraded to (engine.io `getAvailableUpgrades`).
+    fn upgrades(&self, kind: TransportKind) -> Vec<&'static str> {
+        if kind != TransportKind::Polling || !self.config.engine.allow_upgrades {
+            return Vec::new();
+        }
+        let better = [TransportKind::WebSocket, TransportKind::WebTransport];
+        better
+            .into_iter()
+            .filter(|kind| self.is_enabled(*kind))
+            .map(TransportKind::name)
+            .collect()
+    }
+
+    // --- stopping
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Waits for [`Core::stop`].
+    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // an error means that the server itself is gone
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Asks all sessions to close, and waits until they have or the grace period is over. Gives the
+    /// number of those that had not.
+    pub(crate) async fn close_sessions(&self) -> usize {
+        let deadline = tokio::time::Instant::now() + self.config.shutdown_grace;
+        for handle in self.registry.all() {
+            handle.mailbox.close(CloseReason::ServerShuttingDown);
+        }
+        while self.registry.len() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(POLL_SHUTDOWN).await;
+        }
+        self.registry.len()
+    }
+}
+
+/// How often a shutdown looks whether all sessions have ended.
+const POLL_SHUTDOWN: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// The handshake value of a WebTransport CONNECT.
+pub(crate) fn webtransport_handshake(
+    path: &str,
+    authority: &str,
+    fields: &HashMap<String, String>,
+    peer: std::net::SocketAddr,
+) -> Handshake {
+    let mut headers = http::HeaderMap::new();
+    for (name, value) in fields {
+        // pseudo-header fields are no header fields; what else cannot be one is left out
+        let name = http::HeaderName::try_from(name.as_str());
+        if let (Ok(name), Ok(value)) = (name, http::HeaderValue::try_from(value.as_str())) {
+            headers.append(name, value);
+        }
+    }
+    if let Ok(host) = http::HeaderValue::try_from(authority) {
+        headers.insert(http::header::HOST, host);
+    }
+    Handshake {
+        transport: TransportKind::WebTransport.name(),
+        url: path.to_owned(),
+        query: crate::engine::handshake::parse_query(path.split_once('?').map_or("", |(_, q)| q)),
+        headers,
+        peer,
+        secure: true,
+        issued: SystemTime::now(),
+    }
+}

@@ -1,0 +1,518 @@
+//! One task for each session: the only place where bytes, timers and the protocol meet.
+//!
+//! ```text
+//! loop: commands and asks ▶ read the links ▶ deadlines ▶ events ▶ write ▶ sleep
+//! ```
+//!
+//! Work per turn is bounded, so that a busy peer does not starve others on its thread. Whether a
+//! deadline has passed is asked of the clock, not of which wake-up came.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+
+use super::raw::RawSession;
+use super::registry::{Command, Registry, SessionHandle};
+use crate::engine::packet::{Frame, Message, Packet};
+use crate::engine::session::{Event, Session, Slot};
+use crate::error::{CloseReason, LinkError, PeerMisbehaved};
+use crate::fanout::Encoded;
+use crate::metrics::Metrics;
+use crate::socketio::connection::Connection;
+use crate::transport::Link;
+
+/// Frames read before other work gets its turn.
+const READ_BATCH: usize = 64;
+/// Bytes taken from the outbox at a time.
+const WRITE_BATCH: usize = 64 * 1024;
+/// Rounds before the task yields its thread.
+const ROUNDS: usize = 8;
+
+/// What rides on the session.
+pub(crate) enum Upper {
+    SocketIo(Connection),
+    Raw(RawSession),
+}
+
+impl Upper {
+    fn handle_message(&mut self, now: Instant, message: Message) -> Result<(), PeerMisbehaved> {
+        match self {
+            Self::SocketIo(connection) => connection.handle_message(now, message),
+            Self::Raw(session) => {
+                session.handle_message(message);
+                Ok(())
+            }
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        match self {
+            Self::SocketIo(connection) => connection.may_read(),
+            Self::Raw(session) => session.may_read(),
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::SocketIo(connection) => connection.poll_timeout(),
+            Self::Raw(_) => None,
+        }
+    }
+
+    fn handle_timeout(&self, now: Instant) -> Option<CloseReason> {
+        match self {
+            Self::SocketIo(connection) => connection.handle_timeout(now),
+            Self::Raw(_) => None,
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        match self {
+            Self::SocketIo(connection) => connection.close(reason),
+            Self::Raw(session) => session.close(reason),
+        }
+    }
+}
+
+/// The future of a session's task. It ends when the session does.
+pub(crate) struct Driver {
+    session: Session,
+    link: Link,
+    probe: Option<Link>,
+    upper: Upper,
+    handle: Arc<SessionHandle>,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    timer: Pin<Box<Sleep>>,
+    armed: Option<Instant>,
+    batch: Vec<Arc<Encoded>>,
+    ending: Ending,
+    /// The reason that was counted; a task that panicked has none.
+    closed: Option<CloseReason>,
+}
+
+/// How far an orderly close has come.
+#[derive(Debug, PartialEq, Eq)]
+enum Ending {
+    No,
+    /// What is queued is going out.
+    Flushing,
+    /// The link was told to close.
+    Closing,
+    /// The session is over, but a poll may be under way that the client's close packet has overtaken
+    /// (they come on two connections): it is answered as if it had come first.
+    Lingering,
+}
+
+/// How long a poll may be behind the close packet that was sent after it.
+const LINGER: Duration = Duration::from_secs(1);
+
+impl Driver {
+    /// A session that `link` has just opened. `open` is the OPEN packet.
+    pub(crate) fn new(
+        session: Session,
+        mut link: Link,
+        open: &Packet,
+        upper: Upper,
+        handle: Arc<SessionHandle>,
+        registry: Arc<Registry>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        metrics.session_opened(session.kind());
+        registry.insert(handle.clone());
+        // a fresh link takes one small frame; if not, the first flush tells
+        let _ = link.queue_frame(&open.encode());
+        Self {
+            session,
+            link,
+            probe: None,
+            upper,
+            handle,
+            registry,
+            metrics,
+            timer: Box::pin(tokio::time::sleep_until(tokio::time::Instant::now())),
+            armed: None,
+            batch: Vec::new(),
+            ending: Ending::No,
+            closed: None,
+        }
+    }
+
+    fn commands(&mut self, cx: &Context<'_>, now: Instant) {
+        let asked = self.handle.mailbox.watch(cx);
+        if let Some(reason) = asked.abort {
+            self.session.abort(reason);
+        }
+        if let Some(reason) = asked.close {
+            self.session.close(now, reason);
+        }
+        for command in self.handle.take_commands() {
+            match command {
+                Command::Poll(request) => {
+                    if let Link::Polling(link) = &mut self.link {
+                        if let Err(rule) = link.attach_poll(request) {
+                            self.misbehaved(Slot::Current, rule);
+                        }
+                    }
+                    // else: the session has moved on; dropping the request tells its sender
+                }
+                Command::Post(request) => {
+                    if let Link::Polling(link) = &mut self.link {
+                        if let Err(rule) = link.attach_post(request) {
+                            self.misbehaved(Slot::Current, rule);
+                        }
+                    }
+                }
+                Command::Attach(link) => self.attach(link, now),
+                Command::Misbehaved(rule) => self.misbehaved(Slot::Current, rule),
+            }
+        }
+    }
+
+    fn attach(&mut self, link: Link, now: Instant) {
+        match self.session.handle_probe_attached(now, link.kind()) {
+            Ok(()) => self.probe = Some(link),
+            Err(why) => {
+                let (sid, transport) = (self.session.sid(), link.kind());
+                tracing::debug!(?sid, %transport, ?why, "an upgrade was refused");
+                let_go(link, CloseReason::ForcedClose);
+            }
+        }
+    }
+
+    /// Reads a bounded number of frames; `true` if there may be more.
+    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let deaf = !self.upper.may_read();
+        self.session.handle_deaf(now, deaf);
+        for _ in 0..READ_BATCH {
+            if !self.upper.may_read() {
+                // The task is woken when there is room. What is buffered in the link stays there.
+                self.session.handle_deaf(now, true);
+                return false;
+            }
+            if !self.session.is_open() {
+                return false;
+            }
+            let Poll::Ready(result) = self.link.poll_read(cx) else {
+                return false;
+            };
+            self.received(Slot::Current, result, now);
+            self.events();
+            if self.closed.is_some() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Reads the two packets that a probe has to say; `true` if it has become the current link, which is
+    /// to be read next: nothing else would wake the task for what it holds already.
+    fn read_probe(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let before = self.session.kind();
+        while let Some(probe) = &mut self.probe {
+            let Poll::Ready(result) = probe.poll_read(cx) else {
+                break;
+            };
+            self.received(Slot::Probe, result, now);
+            self.events();
+        }
+        self.session.kind() != before
+    }
+
+    fn received(&mut self, slot: Slot, result: Result<Option<Frame>, LinkError>, now: Instant) {
+        let kind = match slot {
+            Slot::Current => self.session.kind(),
+            Slot::Probe => self.probe.as_ref().map_or(self.session.kind(), Link::kind),
+        };
+        match result {
+            Ok(Some(frame)) => {
+                self.metrics.packets_received[kind].inc();
+                self.metrics.bytes_received[kind].inc_by(frame.len() as u64);
+                let handled = Packet::decode(frame).inspect_err(|rule| {
+                    self.session.handle_misbehaved(slot, *rule);
+                });
+                let handled =
+                    handled.and_then(|packet| self.session.handle_packet(now, slot, packet));
+                if let Err(rule) = handled {
+                    self.count(rule);
+                }
+            }
+            Ok(None) => self
+                .session
+                .handle_link_lost(slot, CloseReason::TransportClose),
+            Err(LinkError::Peer(rule)) => self.misbehaved(slot, rule),
+            Err(LinkError::Io(error)) => {
+                tracing::debug!(sid = ?self.session.sid(), %kind, %error, "a link broke");
+                self.session
+                    .handle_link_lost(slot, CloseReason::TransportError);
+            }
+        }
+    }
+
+    fn misbehaved(&mut self, slot: Slot, rule: PeerMisbehaved) {
+        self.count(rule);
+        self.session.handle_misbehaved(slot, rule);
+    }
+
+    fn count(&self, rule: PeerMisbehaved) {
+        self.metrics.peer_misbehaved[rule].inc();
+        let peer_error = rule.label();
+        tracing::debug!(sid = ?self.session.sid(), peer_error, "the peer broke a rule");
+    }
+
+    fn deadlines(&mut self, now: Instant) {
+        self.session.handle_timeout(now);
+        if let Some(reason) = self.upper.handle_timeout(now) {
+            self.upper.close(reason);
+            self.session.close(now, reason);
+        }
+    }
+
+    /// Follows what the session decided.
+    fn events(&mut self) {
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                Event::Message(message) => {
+                    if let Err(rule) = self.upper.handle_message(now(), message) {
+                        self.count(rule);
+                        // Node closes in order here: the client gets what was sent before
+                        let reason = rule.close_reason();
+                        self.upper.close(reason);
+                        self.session.close(now(), reason);
+                    }
+                }
+                Event::Switched { from, to } => {
+                    self.metrics
+                        .upgraded(from, to, crate::metrics::UpgradeOutcome::Completed);
+                    let probe = self
+                        .probe
+                        .take()
+                        .expect("only an attached probe can take over");
+                    let old = std::mem::replace(&mut self.link, probe);
+                    self.handle.set_kind(to);
+                    if let Upper::SocketIo(connection) = &self.upper {
+                        connection.switched(to);
+                    }
+                    // the client has paused polling; should a poll be there all the same, end it
+                    if let Link::Polling(mut polling) = old {
+                        polling.release(&Packet::Noop);
+                    }
+                }
+                Event::ProbeDropped(why) => {
+                    if let Some(probe) = self.probe.take() {
+                        let (from, to) = (self.session.kind(), probe.kind());
+                        self.metrics.upgraded(from, to, why.into());
+                        let_go(probe, CloseReason::ForcedClose);
+                    }
+                }
+                Event::Closing => self.ending = Ending::Flushing,
+                Event::Closed(reason) => self.closed = Some(reason),
+            }
+        }
+    }
+
+    /// Sends what there is as far as the links take it.
+    fn write(&mut self, cx: &mut Context<'_>) {
+        if let Err(error) = self.write_probe(cx) {
+            self.received(Slot::Probe, Err(error), now());
+        }
+        let stalled = match self.write_current(cx) {
+            Ok(stalled) => stalled,
+            Err(error) => {
+                self.received(Slot::Current, Err(error), now());
+                true
+            }
+        };
+        self.handle.mailbox.set_stalled(stalled);
+    }
+
+    fn write_probe(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
+        let Some(probe) = &mut self.probe else {
+            return Ok(());
+        };
+        while let Some(packet) = self.session.poll_transmit(Slot::Probe) {
+            probe.queue_frame(&packet.encode())?;
+        }
+        match probe.poll_flush(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// `true`: the link takes no more for now.
+    fn write_current(&mut self, cx: &mut Context<'_>) -> Result<bool, LinkError> {
+        if self.ending == Ending::Closing {
+            return Ok(true);
+        }
+        let kind = self.session.kind();
+        loop {
+            while self.link.is_writable() {
+                let Some(packet) = self.session.poll_transmit(Slot::Current) else {
+                    break;
+                };
+                self.metrics.packets_sent[kind].inc();
+                self.link.queue_frame(&packet.encode())?;
+            }
+            while self.link.is_writable() {
+                self.handle.mailbox.take(WRITE_BATCH, &mut self.batch);
+                if self.batch.is_empty() {
+                    break;
+                }
+                for message in self.batch.drain(..) {
+                    self.metrics.packets_sent[kind].inc_by(message.frames().len() as u64);
+                    self.metrics.bytes_sent[kind].inc_by(message.bytes() as u64);
+                    self.link.queue(&message)?;
+                }
+            }
+            if let Link::Polling(polling) = &mut self.link {
+                if polling.is_idle() && self.session.ends_idle_polls() {
+                    polling.queue(&Packet::Noop.encode(), false);
+                }
+            }
+            match self.link.poll_flush(cx) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(result) => result?,
+            }
+            if !self.link.is_writable() {
+                return Ok(true);
+            }
+            if self.handle.mailbox.is_empty() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Ends the link once all is sent.
+    fn end(&mut self, cx: &mut Context<'_>, stalled_writes: bool) {
+        if self.ending == Ending::Flushing && !stalled_writes && self.handle.mailbox.is_empty() {
+            self.link.close(self.session.closing_reason());
+            self.ending = Ending::Closing;
+        }
+        if self.ending == Ending::Closing && self.link.poll_closed(cx).is_ready() {
+            self.session.finished();
+            self.events();
+        }
+    }
+
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = now();
+        self.commands(cx, now);
+        if let Link::Polling(polling) = &mut self.link {
+            if polling.release(&Packet::Noop) {
+                return Poll::Ready(());
+            }
+        }
+        self.timer.as_mut().poll(cx)
+    }
+
+    fn arm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let next = [self.session.poll_timeout(), self.upper.poll_timeout()];
+        let Some(next) = next.into_iter().flatten().min() else {
+            return Poll::Pending;
+        };
+        if self.armed != Some(next) {
+            self.armed = Some(next);
+            self.timer.as_mut().reset(next.into());
+        }
+        let passed = self.timer.as_mut().poll(cx);
+        if passed.is_ready() {
+            self.armed = None;
+        }
+        passed
+    }
+
+    /// The session is over: everyone who waits is told.
+    fn finish(&mut self, reason: CloseReason) {
+        tracing::debug!(sid = ?self.session.sid(), %reason, "session closed");
+        self.upper.close(reason);
+        self.metrics.session_closed(self.session.kind(), reason);
+        if reason == CloseReason::PingTimeout {
+            self.metrics.pings_unanswered.inc();
+        }
+        match &mut self.link {
+            // the client's own close is answered with a NOOP (engine.io polling.ts `onClose`)
+            Link::Polling(polling) if reason == CloseReason::TransportClose => {
+                if !polling.release(&Packet::Noop) {
+                    self.ending = Ending::Lingering;
+                    self.timer
+                        .as_mut()
+                        .reset(tokio::time::Instant::now() + LINGER);
+                }
+            }
+            Link::Polling(polling) => {
+                polling.release(&Packet::Close);
+            }
+            link if self.ending != Ending::Closing => {
+                link.close(reason);
+                let waker = futures_util::task::noop_waker_ref();
+                // a last try; who does not take it now is told by the end of the connection
+                let _ = link.poll_flush(&mut Context::from_waker(waker));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.ending == Ending::Lingering {
+            return this.linger(cx);
+        }
+        for _ in 0..ROUNDS {
+            let now = now();
+            this.commands(cx, now);
+            let more = this.read(cx, now) | this.read_probe(cx, now);
+            this.deadlines(now);
+            this.events();
+            this.write(cx);
+            this.events();
+            let stalled = !this.link.is_writable() && !matches!(this.link, Link::Polling(_));
+            this.end(cx, stalled);
+            if let Some(reason) = this.closed {
+                this.finish(reason);
+                return match this.ending {
+                    Ending::Lingering => this.linger(cx),
+                    _ => Poll::Ready(()),
+                };
+            }
+            if !more && this.arm(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    /// Also when the task panicked or the runtime is going away: no session is left in the registry
+    /// without a task.
+    fn drop(&mut self) {
+        if self.closed.is_none() {
+            self.upper.close(CloseReason::TransportError);
+            self.metrics
+                .session_closed(self.session.kind(), CloseReason::TransportError);
+        }
+        self.registry.remove(&self.handle.sid);
+        self.handle.shut();
+    }
+}
+
+/// Closes a link that is no session's; it gets one try to say so.
+fn let_go(mut link: Link, reason: CloseReason) {
+    link.close(reason);
+    let waker = futures_util::task::noop_waker_ref();
+    let _ = link.poll_closed(&mut Context::from_waker(waker));
+}
+
+/// Tokio's clock, so that tests can pause it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

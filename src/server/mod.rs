@@ -1,0 +1,526 @@
+//! The tasks that own the values of the other layers, and the server that applications build.
+//!
+//! # Lock order
+//! registry ▶ connection state ▶ log of a namespace ▶ rooms ▶ mailbox. None is held across an await or a
+//! call of user code.
+
+mod accept;
+mod core;
+mod driver;
+mod listen;
+mod quic;
+mod raw;
+mod registry;
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::response::IntoResponse;
+use axum::routing::{any, get};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{Request, StatusCode, header};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use self::accept::Peer;
+use self::core::{AdmitFn, Core, Protocol, RawFn};
+use self::quic::Quic;
+pub use self::raw::EngineSocket;
+use crate::cluster::memory::MemoryBus;
+use crate::config::Config;
+use crate::engine::NodeTag;
+use crate::engine::handshake::{Handshake, Refusal};
+use crate::error::ServeError;
+use crate::metrics::Metrics;
+use crate::socketio::{Auth, DynamicNamespace, Namespace, SocketIo};
+use crate::transport::tls::{Certificates, Source};
+
+/// What a server is made of before it runs. See [`Server::builder`] and [`EngineServer::builder`].
+pub struct Builder<S> {
+    config: Config,
+    routes: Router,
+    admit: Option<Box<AdmitFn>>,
+    kind: S,
+}
+
+impl<S> fmt::Debug for Builder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a builder build a [`Server`].
+#[derive(Debug)]
+pub struct ForSocketIo(());
+
+/// Makes a builder build an [`EngineServer`].
+pub struct ForEngine(Box<RawFn>);
+
+impl<S> Builder<S> {
+    fn new(kind: S) -> Self {
+        Self {
+            config: Config::default(),
+            routes: Router::new(),
+            admit: None,
+            kind,
+        }
+    }
+
+    /// The configuration. Defaults without.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// What else is served on the same port: pages, an API. Used by `serve` only.
+    #[must_use]
+    pub fn routes(mut self, routes: Router) -> Self {
+        self.routes = routes;
+        self
+    }
+
+    /// Asks before a session is opened, the same on every transport (Node's `allowRequest`). Origin
+    /// policy and limits come first.
+    #[must_use]
+    pub fn admit<F, Fut>(mut self, admit: F) -> Self
+    where
+        F: Fn(Arc<Handshake>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Refusal>> + Send + 'static,
+    {
+        self.admit = Some(Box::new(move |handshake| Box::pin(admit(handshake))));
+        self
+    }
+
+    fn core(
+        self,
+        protocol: impl FnOnce(S, &Config, &Arc<Metrics>, NodeTag) -> Protocol,
+    ) -> Result<Running, ServeError> {
+        self.config.check()?;
+        let source = match &self.config.tls {
+            Some(files) => Source::Files {
+                cert: files.cert.clone(),
+                key: files.key.clone(),
+            },
+            None => Source::SelfSigned,
+        };
+        let certificates = Certificates::load(source, SystemTime::now())?;
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+        let node = NodeTag::new(rand::random());
+        let protocol = protocol(self.kind, &self.config, &metrics, node);
+        let core = Core::new(
+            self.config,
+            metrics,
+            certificates,
+            protocol,
+            self.admit,
+            node,
+        );
+        Ok(Running {
+            core: Arc::new(core),
+            routes: self.routes,
+            bound: Mutex::default(),
+            udp_port: Arc::default(),
+        })
+    }
+}
+
+impl Builder<ForSocketIo> {
+    /// Builds the server; binds nothing yet.
+    ///
+    /// # Errors
+    /// [`ServeError::Config`] with every mistake, [`ServeError::Certificate`].
+    pub async fn build(self) -> Result<Server, ServeError> {
+        let running = self.core(|_, config, metrics, node| {
+            let bus = Arc::new(MemoryBus::default());
+            let socketio = SocketIo::new(config.socketio.clone(), metrics.clone(), bus, node);
+            Protocol::SocketIo(Arc::new(socketio))
+        })?;
+        Ok(Server(Arc::new(running)))
+    }
+}
+
+impl Builder<ForEngine> {
+    /// Builds the server; binds nothing yet.
+    ///
+    /// # Errors
+    /// [`ServeError::Config`] with every mistake, [`ServeError::Certificate`].
+    pub async fn build(self) -> Result<EngineServer, ServeError> {
+        let running = self.core(|kind, _, _, _| Protocol::Raw(kind.0))?;
+        Ok(EngineServer(Arc::new(running)))
+    }
+}
+
+struct Running {
+    core: Arc<Core>,
+    routes: Router,
+    bound: Mutex<Option<Bound>>,
+    /// The UDP port in use, for the page's configuration.
+    udp_port: Arc<Mutex<Option<u16>>>,
+}
+
+struct Bound {
+    address: SocketAddr,
+    listener: std::net::TcpListener,
+    admin: Option<std::net::TcpListener>,
+    quic: Option<Arc<Quic>>,
+}
+
+/// A Socket.IO server. Cheap to clone.
+#[derive(Clone)]
+pub struct Server(Arc<Running>);
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+/// A bare Engine.IO server, for protocols of one's own. Cheap to clone.
+#[derive(Clone)]
+pub struct EngineServer(Arc<Running>);
+
+impl fmt::Debug for EngineServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineServer").finish_non_exhaustive()
+    }
+}
+
+impl EngineServer {
+    /// Starts to build one. `run` has each session from its first message to its last; when it returns,
+    /// the session is closed.
+    pub fn builder<F, Fut>(run: F) -> Builder<ForEngine>
+    where
+        F: Fn(EngineSocket) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        Builder::new(ForEngine(Box::new(move |socket| Box::pin(run(socket)))))
+    }
+}
+
+impl Server {
+    /// Starts to build one.
+    pub fn builder() -> Builder<ForSocketIo> {
+        Builder::new(ForSocketIo(()))
+    }
+
+    fn socketio(&self) -> &SocketIo {
+        match &self.0.core.protocol {
+            Protocol::SocketIo(socketio) => socketio,
+            Protocol::Raw(_) => unreachable!("only the builder of Socket.IO makes a Server"),
+        }
+    }
+
+    /// The namespace of that name, made if it is new.
+    pub fn of(&self, name: &str) -> Namespace {
+        self.socketio().of(name)
+    }
+
+    /// Namespaces that come into being when a client asks for one that `accept` agrees to.
+    pub fn of_dynamic<F, Fut>(&self, accept: F) -> DynamicNamespace
+    where
+        F: Fn(String, Auth) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = bool> + Send + 'static,
+    {
+        self.socketio().of_dynamic(accept)
+    }
+}
+
+macro_rules! running {
+    ($server:ident) => {
+        impl $server {
+            /// The routes of the protocol, for an axum application that has a listener of its own:
+            /// `Router::new().merge(server.router())`. WebTransport then needs
+            /// [`Self::listen_webtransport`] beside it.
+            ///
+            /// The peer's address is known if the application is served with
+            /// `into_make_service_with_connect_info::<SocketAddr>()`.
+            pub fn router(&self) -> Router {
+                self.0.router()
+            }
+
+            /// `/healthz` (the process runs), `/readyz` (its listeners are bound), `/acceptz` (new
+            /// sessions are welcome) and `/metrics` (OpenMetrics).
+            pub fn admin_router(&self) -> Router {
+                self.0.admin_router()
+            }
+
+            /// Binds the configured address, TCP and UDP. Gives the address, with the port that port 0
+            /// became.
+            ///
+            /// # Errors
+            /// [`ServeError::Bind`].
+            pub async fn bind(&self) -> Result<SocketAddr, ServeError> {
+                self.0.bind()
+            }
+
+            /// Serves until [`Self::shutdown`] is called, then closes what is open and returns the number
+            /// of sessions that did not end within the grace period. Binds first if nobody has.
+            ///
+            /// # Errors
+            /// [`ServeError::Bind`].
+            pub async fn serve(&self) -> Result<usize, ServeError> {
+                self.0.serve().await
+            }
+
+            /// Listens for WebTransport only, on this UDP address: for an application that serves HTTP
+            /// itself. Gives the bound address; the task ends with [`Self::shutdown`].
+            ///
+            /// # Errors
+            /// [`ServeError::Bind`].
+            pub async fn listen_webtransport(
+                &self,
+                address: SocketAddr,
+            ) -> Result<SocketAddr, ServeError> {
+                self.0.listen_webtransport(address)
+            }
+
+            /// Ends [`Self::serve`]. New sessions are refused from now on.
+            pub fn shutdown(&self) {
+                self.0.core.stop();
+            }
+
+            /// Sessions that are open now.
+            pub fn session_count(&self) -> usize {
+                self.0.core.registry.len()
+            }
+
+            /// The metrics, as `/metrics` shows them.
+            pub fn metrics(&self) -> &Metrics {
+                &self.0.core.metrics
+            }
+        }
+    };
+}
+
+running!(Server);
+running!(EngineServer);
+
+impl Running {
+    fn router(&self) -> Router {
+        let core = self.core.clone();
+        let handler = move |request: Request<Body>| {
+            let peer = peer_of(&request);
+            accept::handle(core.clone(), peer, request)
+        };
+        let path = self.core.config.engine.path.as_str();
+        let mut router = Router::new()
+            .route(path, any(handler.clone()))
+            .route(&format!("{path}{{*rest}}"), any(handler.clone()));
+        let bare = path.trim_end_matches('/');
+        if !bare.is_empty() {
+            // Node matches by prefix; a proxy may have taken the slash away
+            router = router.route(bare, any(handler));
+        }
+        router.merge(self.webtransport_router())
+    }
+
+    /// `/webtransport.json`: where a page finds WebTransport, and which certificates it may meet there.
+    fn webtransport_router(&self) -> Router {
+        let (core, port) = (self.core.clone(), self.udp_port.clone());
+        let handler = move || {
+            let (core, port) = (core.clone(), *port.lock());
+            async move {
+                let Some(port) = port else {
+                    return StatusCode::NOT_FOUND.into_response();
+                };
+                let hashes: Vec<_> = core
+                    .certificates
+                    .hashes()
+                    .iter()
+                    .map(|hash| STANDARD.encode(hash))
+                    .collect();
+                let body = serde_json::json!({ "port": port, "certificateHashes": hashes });
+                let headers = [
+                    (header::CONTENT_TYPE, "application/json"),
+                    (header::CACHE_CONTROL, "no-store"),
+                ];
+                (headers, body.to_string()).into_response()
+            }
+        };
+        Router::new().route("/webtransport.json", get(handler))
+    }
+
+    fn admin_router(&self) -> Router {
+        let status = |ok: bool| match ok {
+            true => (StatusCode::OK, "ok\n"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "no\n"),
+        };
+        let (ready, accept, metrics) = (self.core.clone(), self.core.clone(), self.core.clone());
+        Router::new()
+            .route("/healthz", get(move || async move { status(true) }))
+            .route(
+                "/readyz",
+                get(move || async move { status(ready.is_ready()) }),
+            )
+            .route(
+                "/acceptz",
+                get(move || async move { status(accept.is_ready() && !accept.is_stopping()) }),
+            )
+            .route(
+                "/metrics",
+                get(move || async move {
+                    (
+                        [(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)],
+                        metrics.metrics.render(),
+                    )
+                }),
+            )
+    }
+
+    fn bind(&self) -> Result<SocketAddr, ServeError> {
+        let mut bound = self.bound.lock();
+        if let Some(bound) = &*bound {
+            return Ok(bound.address);
+        }
+        let config = &self.core.config;
+        let wanted = SocketAddr::new(config.listen.address, config.listen.port);
+        let (listener, udp) = listen::bind(wanted, config.engine.transports.webtransport)?;
+        let address = listener.local_addr().map_err(|source| ServeError::Bind {
+            address: wanted,
+            protocol: "tcp",
+            source,
+        })?;
+        let admin = config.listen.admin_port.map(|port| {
+            listen::bind(SocketAddr::new(config.listen.address, port), false).map(|(tcp, _)| tcp)
+        });
+        let quic = udp
+            .map(|socket| Quic::new(&self.core, socket))
+            .transpose()?
+            .map(Arc::new);
+        if quic.is_some() {
+            *self.udp_port.lock() = Some(address.port());
+        }
+        *bound = Some(Bound {
+            address,
+            listener,
+            admin: admin.transpose()?,
+            quic,
+        });
+        Ok(address)
+    }
+
+    async fn serve(&self) -> Result<usize, ServeError> {
+        self.bind()?;
+        let bound = self.bound.lock().take().expect("bind has just bound");
+        let core = &self.core;
+        let tls = core.config.tls.is_some();
+        let tls = tls.then(|| TlsAcceptor::from(core.certificates.tcp_config()));
+        let mut app = self.router().merge(self.routes.clone());
+        let mut tasks: Vec<JoinHandle<()>> = Vec::new();
+        match bound.admin {
+            Some(admin) => {
+                let admin = to_tokio(admin, bound.address)?;
+                tasks.push(tokio::spawn(listen::run(
+                    core.clone(),
+                    admin,
+                    None,
+                    self.admin_router(),
+                )));
+            }
+            None => app = app.merge(self.admin_router()),
+        }
+        let listener = to_tokio(bound.listener, bound.address)?;
+        tasks.push(tokio::spawn(listen::run(core.clone(), listener, tls, app)));
+        if let Some(quic) = bound.quic.clone() {
+            let core = core.clone();
+            tasks.push(tokio::spawn(async move { quic.run(core).await }));
+        }
+        tasks.push(tokio::spawn(keep_certificates(core.clone())));
+        core.ready.store(true, Ordering::Release);
+        core.stopped().await;
+        let left = core.close_sessions().await;
+        if let Some(quic) = &bound.quic {
+            let _ = tokio::time::timeout(QUIC_GOODBYE, quic.close()).await;
+        }
+        for task in tasks {
+            task.abort();
+        }
+        Ok(left)
+    }
+
+    fn listen_webtransport(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
+        let fail = |source| ServeError::Bind {
+            address,
+            protocol: "udp",
+            source,
+        };
+        let socket = std::net::UdpSocket::bind(address).map_err(fail)?;
+        socket.set_nonblocking(true).map_err(fail)?;
+        let quic = Quic::new(&self.core, socket)?;
+        let bound = quic.local_addr().map_err(fail)?;
+        *self.udp_port.lock() = Some(bound.port());
+        let core = self.core.clone();
+        tokio::spawn(keep_certificates(core.clone()));
+        tokio::spawn(async move {
+            quic.run(core).await;
+            quic.close().await;
+        });
+        Ok(bound)
+    }
+}
+
+/// How long peers may take to hear that QUIC ends here.
+const QUIC_GOODBYE: std::time::Duration = std::time::Duration::from_secs(1);
+
+fn to_tokio(
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+) -> Result<TcpListener, ServeError> {
+    TcpListener::from_std(listener).map_err(|source| ServeError::Bind {
+        address,
+        protocol: "tcp",
+        source,
+    })
+}
+
+/// Our own listener says who the peer is; axum's says it if it was asked to.
+fn peer_of(request: &Request<Body>) -> Peer {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        return *peer;
+    }
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let address = address.map_or_else(|| ([0, 0, 0, 0], 0).into(), |info| info.0);
+    Peer {
+        address: quic::to_canonical(address),
+        secure: false,
+    }
+}
+
+/// Rotates or reloads the certificate, for both TCP and QUIC.
+async fn keep_certificates(core: Arc<Core>) {
+    loop {
+        let ends = core
+            .certificates
+            .not_after()
+            .duration_since(SystemTime::UNIX_EPOCH);
+        core.metrics
+            .certificate_not_after
+            .set(ends.map_or(0, |ends| ends.as_secs() as i64));
+        let pause = core.certificates.next_refresh(SystemTime::now());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = core.stopped() => return,
+        }
+        let certificates = core.certificates.clone();
+        let refreshed =
+            tokio::task::spawn_blocking(move || certificates.refresh(SystemTime::now()));
+        match refreshed.await {
+            Ok(Ok(true)) => tracing::info!("a new certificate is in use"),
+            Ok(Ok(false)) | Err(_) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the certificate was not reloaded"),
+        }
+    }
+}

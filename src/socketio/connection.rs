@@ -1,0 +1,334 @@
+//! Socket.IO on one Engine.IO session: carries out what [`Client`] allows.
+//!
+//! [`Connection`] belongs to the session's task. [`Shared`] is what sockets and middlewares on other
+//! tasks hold of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+use super::SocketIo;
+use super::client::{Attempt, Client, Overdue, Step};
+use super::handler::{Auth, ConnectError};
+use super::inbox::Work;
+use super::namespace::Inner as NamespaceInner;
+use super::packet::{Codec, Outgoing};
+use super::socket::Socket;
+use crate::engine::TransportKind;
+use crate::engine::handshake::Handshake;
+use crate::engine::packet::{Message, Str};
+use crate::error::{CloseReason, PeerMisbehaved};
+use crate::fanout::{Encoded, Mailbox, Verdict};
+use crate::socketio::packet::Payload;
+
+/// What the sockets of one connection share.
+pub(crate) struct Shared {
+    server: Arc<SocketIo>,
+    mailbox: Arc<Mailbox>,
+    pub(crate) handshake: Arc<Handshake>,
+    transport: AtomicUsize,
+    state: Mutex<State>,
+    /// How many of its sockets have a full inbox: reading goes on when it is zero.
+    full_inboxes: AtomicUsize,
+}
+
+struct State {
+    client: Client,
+    sockets: Vec<Socket>,
+    closed: bool,
+}
+
+/// The connection, as the session's task owns it.
+pub(crate) struct Connection(Arc<Shared>);
+
+impl Connection {
+    pub(crate) fn new(
+        now: Instant,
+        server: Arc<SocketIo>,
+        mailbox: Arc<Mailbox>,
+        handshake: Arc<Handshake>,
+        transport: TransportKind,
+    ) -> Self {
+        let config = &server.config;
+        let client = Client::new(
+            server.codec,
+            config.max_attachments,
+            config.max_namespaces,
+            now + config.connect_timeout,
+            config.connect_timeout,
+        );
+        Self(Arc::new(Shared {
+            server,
+            mailbox,
+            handshake,
+            transport: AtomicUsize::new(transport.index()),
+            state: Mutex::new(State {
+                client,
+                sockets: Vec::new(),
+                closed: false,
+            }),
+            full_inboxes: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Takes one message of the client.
+    ///
+    /// # Errors
+    /// The rule that it broke. The connection is to be closed.
+    pub(crate) fn handle_message(
+        &self,
+        now: Instant,
+        message: Message,
+    ) -> Result<(), PeerMisbehaved> {
+        let step = self.0.state.lock().client.handle_message(now, message)?;
+        match step {
+            None => {}
+            Some(Step::Connect { nsp, auth, attempt }) => self.0.connect(nsp, auth, attempt),
+            Some(Step::Event { nsp, args, ack }) => {
+                if let Some(socket) = self.0.socket(&nsp) {
+                    socket.work(Work::Event { args, ack });
+                }
+            }
+            Some(Step::Ack { nsp, id, args }) => {
+                if let Some(socket) = self.0.socket(&nsp) {
+                    socket.resolve(id, args);
+                }
+            }
+            Some(Step::Disconnect { nsp }) => {
+                if let Some(socket) = self.0.take_socket(&nsp) {
+                    socket.close(CloseReason::ClientNamespaceDisconnect);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Is there room for more events?
+    pub(crate) fn may_read(&self) -> bool {
+        self.0.full_inboxes.load(Ordering::Acquire) == 0
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.0.state.lock().client.poll_timeout()
+    }
+
+    /// The reason to close for, if a deadline passed.
+    pub(crate) fn handle_timeout(&self, now: Instant) -> Option<CloseReason> {
+        match self.0.state.lock().client.overdue(now)? {
+            Overdue::Namespace => Some(CloseReason::ForcedServerClose),
+            Overdue::Attachments => {
+                let rule = PeerMisbehaved::AttachmentsOverdue;
+                self.0.server.metrics.peer_misbehaved[rule].inc();
+                Some(rule.close_reason())
+            }
+        }
+    }
+
+    pub(crate) fn switched(&self, to: TransportKind) {
+        self.0.transport.store(to.index(), Ordering::Release);
+    }
+
+    /// The session is over, or is closing and hears its client no more.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        for socket in self.0.shut() {
+            socket.close(reason);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn transport(&self) -> TransportKind {
+        TransportKind::ALL[self.transport.load(Ordering::Acquire)]
+    }
+
+    pub(crate) fn push(&self, message: Arc<Encoded>, volatile: bool) -> Verdict {
+        let verdict = self.mailbox.push(message, volatile);
+        let metrics = &self.server.metrics;
+        match verdict {
+            Verdict::DroppedVolatile => {
+                metrics.volatile_dropped.inc();
+            }
+            Verdict::Overflow => {
+                metrics.outbox_overflows.inc();
+            }
+            Verdict::Queued | Verdict::Closed => {}
+        }
+        verdict
+    }
+
+    pub(crate) fn inbox_filled(&self) {
+        self.full_inboxes.fetch_add(1, Ordering::AcqRel);
+        self.server.metrics.inbox_pauses.inc();
+    }
+
+    pub(crate) fn inbox_freed(&self) {
+        if self.full_inboxes.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.mailbox.wake();
+        }
+    }
+
+    /// The application ends the connection (Node's `Client._disconnect`): DISCONNECT for every namespace,
+    /// then the transport.
+    pub(crate) fn disconnect(&self) {
+        let sockets = self.state.lock().sockets.clone();
+        for socket in sockets {
+            socket.disconnect_from_namespace();
+        }
+        self.shut();
+        self.mailbox.close(CloseReason::ForcedServerClose);
+    }
+
+    /// The application took a socket out of its namespace.
+    pub(crate) fn left(&self, socket: &Socket) {
+        let mut state = self.state.lock();
+        state
+            .sockets
+            .retain(|other| !Arc::ptr_eq(&other.0, &socket.0));
+        state.client.left(&socket.0.namespace.name);
+    }
+
+    pub(crate) fn clean_up(&self, namespace: &Arc<NamespaceInner>) {
+        self.server.clean_up(namespace);
+    }
+
+    /// The handshake as Node's `socket.handshake` serializes.
+    pub(crate) fn handshake_json(&self, auth: &serde_json::Value) -> serde_json::Value {
+        let handshake = &self.handshake;
+        let headers: serde_json::Map<_, _> = handshake
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into(),
+                )
+            })
+            .collect();
+        let query: serde_json::Map<_, _> = handshake
+            .query
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone().into()))
+            .collect();
+        let issued = handshake
+            .issued
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        serde_json::json!({
+            "headers": headers,
+            "time": time::OffsetDateTime::from(handshake.issued).to_string(),
+            "address": handshake.peer.ip().to_string(),
+            "xdomain": handshake.origin().is_some(),
+            "secure": handshake.secure,
+            "issued": issued.as_millis() as u64,
+            "url": handshake.url,
+            "query": query,
+            "auth": auth,
+        })
+    }
+
+    fn socket(&self, nsp: &Str) -> Option<Socket> {
+        let state = self.state.lock();
+        state
+            .sockets
+            .iter()
+            .find(|socket| socket.0.namespace.name == *nsp)
+            .cloned()
+    }
+
+    fn take_socket(&self, nsp: &Str) -> Option<Socket> {
+        let mut state = self.state.lock();
+        let at = state
+            .sockets
+            .iter()
+            .position(|socket| socket.0.namespace.name == *nsp)?;
+        Some(state.sockets.swap_remove(at))
+    }
+
+    /// Lets no socket in any more and gives those that are.
+    fn shut(&self) -> Vec<Socket> {
+        let mut state = self.state.lock();
+        state.closed = true;
+        std::mem::take(&mut state.sockets)
+    }
+
+    fn connect(self: &Arc<Self>, nsp: Str, auth: Option<Payload>, attempt: Attempt) {
+        // the common case needs no task
+        if let Some(namespace) = self.server.namespace(&nsp).filter(|nsp| nsp.is_open_door()) {
+            let socket = self.new_socket(namespace, auth.as_ref());
+            self.enter(&socket, attempt);
+            return;
+        }
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let auth = Auth { payload: auth };
+            let Some(namespace) = shared.server.resolve(&nsp, &auth).await else {
+                // socket.io client.ts: "creation of namespace %s was denied"
+                shared.refuse(&nsp, attempt, &ConnectError::new("Invalid namespace"));
+                return;
+            };
+            let socket = shared.new_socket(namespace, auth.payload.as_ref());
+            match socket.0.namespace.admit(&socket, &auth).await {
+                Ok(()) => shared.enter(&socket, attempt),
+                Err(error) => {
+                    socket.close(CloseReason::ServerNamespaceDisconnect);
+                    shared.refuse(&nsp, attempt, &error);
+                }
+            }
+        });
+    }
+
+    fn new_socket(
+        self: &Arc<Self>,
+        namespace: Arc<NamespaceInner>,
+        auth: Option<&Payload>,
+    ) -> Socket {
+        let auth = auth.and_then(|payload| payload.decode().ok());
+        let auth = auth.unwrap_or_else(|| serde_json::json!({}));
+        let id = self.server.new_socket_id();
+        let socket = Socket::new(id, namespace, self.clone(), auth);
+        socket.0.namespace.insert(&socket);
+        socket
+    }
+
+    /// Lets the client in, unless it changed its mind or is gone.
+    fn enter(&self, socket: &Socket, attempt: Attempt) {
+        let nsp = &socket.0.namespace.name;
+        {
+            let mut state = self.state.lock();
+            if state.closed || !state.client.joined(nsp, attempt) {
+                drop(state);
+                socket.close(CloseReason::ServerNamespaceDisconnect);
+                return;
+            }
+            state.sockets.push(socket.clone());
+        }
+        // The reply is queued before the socket takes part, so that no event can overtake it.
+        self.reply(
+            nsp,
+            Outgoing::Connect {
+                sid: socket.id(),
+                pid: None,
+            },
+        );
+        socket.open();
+        if self.state.lock().closed {
+            // the connection ended in between: nobody else will close this socket
+            socket.close(CloseReason::TransportClose);
+        }
+    }
+
+    fn refuse(&self, nsp: &Str, attempt: Attempt, error: &ConnectError) {
+        if self.state.lock().client.refused(nsp, attempt) {
+            let (message, data) = (error.message.as_str(), error.data.as_ref());
+            self.reply(nsp, Outgoing::ConnectError { message, data });
+        }
+    }
+
+    fn reply(&self, nsp: &Str, packet: Outgoing<'_>) {
+        let codec: Codec = self.server.codec;
+        let frames = codec.encode(nsp, packet);
+        let _ = self.push(Arc::new(Encoded::new(frames, true)), false);
+    }
+}

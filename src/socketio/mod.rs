@@ -1,0 +1,199 @@
+//! Socket.IO v5: packets, namespaces, sockets, rooms.
+//!
+//! ```text
+//! session's task ── Connection ── Client (what is allowed) ── Socket.inbox ── handlers
+//!                                                                     emits │
+//!     outboxes of the sockets ◀── Namespace::fan_out ◀── cluster::Log ◀── Broadcast
+//! ```
+//!
+//! Words are Socket.IO's: a *client* is one connection, a *socket* is a client in one namespace, a
+//! *room* is a set of sockets of a namespace, known to the server only.
+
+mod ack;
+mod broadcast;
+mod client;
+pub(crate) mod connection;
+mod handler;
+mod inbox;
+mod namespace;
+pub(crate) mod packet;
+mod rooms;
+mod socket;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
+
+pub use self::broadcast::{Answers, Broadcast, RemoteSocket};
+pub use self::handler::{
+    Ack, Auth, ConnectError, Event, EventHandler, FromArgs, HandlerError, HandlerFuture, Outcome,
+};
+pub use self::namespace::Namespace;
+use self::namespace::{Gate, Inner as NamespaceInner};
+use self::packet::Codec;
+pub use self::socket::{IntoRooms, Sender, Socket};
+use crate::cluster::Bus;
+use crate::config::{Parser, SocketIoConfig};
+use crate::engine::packet::Str;
+use crate::engine::{NodeTag, Sid};
+use crate::metrics::Metrics;
+
+/// All namespaces of one server.
+pub(crate) struct SocketIo {
+    pub(crate) config: Arc<SocketIoConfig>,
+    pub(crate) codec: Codec,
+    pub(crate) metrics: Arc<Metrics>,
+    bus: Arc<dyn Bus>,
+    node: NodeTag,
+    namespaces: RwLock<HashMap<Str, Arc<NamespaceInner>>>,
+    parents: RwLock<Vec<Arc<Parent>>>,
+}
+
+type AcceptFn = dyn Fn(String, Auth) -> BoxFuture<'static, bool> + Send + Sync;
+
+struct Parent {
+    accept: Box<AcceptFn>,
+    gate: RwLock<Gate>,
+}
+
+/// A family of namespaces that come into being when the first client asks for them.
+#[derive(Clone)]
+pub struct DynamicNamespace(Arc<Parent>);
+
+impl std::fmt::Debug for DynamicNamespace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DynamicNamespace").finish_non_exhaustive()
+    }
+}
+
+impl DynamicNamespace {
+    /// As [`Namespace::middleware`], for every namespace of the family that comes into being later.
+    pub fn middleware<F, Fut, E>(&self, middleware: F)
+    where
+        F: Fn(Socket, Auth) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<ConnectError>,
+    {
+        self.0.gate.write().add_middleware(middleware);
+    }
+
+    /// As [`Namespace::on_connect`], for every namespace of the family that comes into being later.
+    pub fn on_connect<F, Fut, O>(&self, handler: F)
+    where
+        F: Fn(Socket) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = O> + Send + 'static,
+        O: Outcome,
+    {
+        self.0.gate.write().set_connect(handler);
+    }
+}
+
+impl SocketIo {
+    pub(crate) fn new(
+        config: SocketIoConfig,
+        metrics: Arc<Metrics>,
+        bus: Arc<dyn Bus>,
+        node: NodeTag,
+    ) -> Self {
+        let codec = match config.parser {
+            Parser::Json => Codec::Json,
+            Parser::MsgPack => Codec::MsgPack,
+        };
+        let this = Self {
+            config: Arc::new(config),
+            codec,
+            metrics,
+            bus,
+            node,
+            namespaces: RwLock::default(),
+            parents: RwLock::default(),
+        };
+        this.of("/"); // Socket.IO always has the main namespace
+        this
+    }
+
+    /// The namespace of that name, made if it is new. A missing slash in front is added, as in Node.
+    pub(crate) fn of(&self, name: &str) -> Namespace {
+        let name = if name.starts_with('/') {
+            name.to_owned()
+        } else {
+            format!("/{name}")
+        };
+        Namespace(self.get_or_make(&name.into(), || None))
+    }
+
+    /// A family of namespaces. The first family that accepts a name gets it.
+    pub(crate) fn of_dynamic<F, Fut>(&self, accept: F) -> DynamicNamespace
+    where
+        F: Fn(String, Auth) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = bool> + Send + 'static,
+    {
+        let accept: Box<AcceptFn> = Box::new(move |name, auth| Box::pin(accept(name, auth)));
+        let parent = Arc::new(Parent {
+            accept,
+            gate: RwLock::default(),
+        });
+        self.parents.write().push(parent.clone());
+        DynamicNamespace(parent)
+    }
+
+    pub(crate) fn namespace(&self, name: &Str) -> Option<Arc<NamespaceInner>> {
+        self.namespaces.read().get(name).cloned()
+    }
+
+    /// The namespace a client asks for, made by the family that accepts it.
+    pub(crate) async fn resolve(&self, name: &Str, auth: &Auth) -> Option<Arc<NamespaceInner>> {
+        if let Some(namespace) = self.namespace(name) {
+            return Some(namespace);
+        }
+        let parents = self.parents.read().clone();
+        for parent in parents {
+            if (parent.accept)(name.to_string(), auth.clone()).await {
+                return Some(self.get_or_make(name, || Some(parent.gate.read().clone())));
+            }
+        }
+        None
+    }
+
+    /// Forgets a namespace that a client's wish has made, when nobody is left in it. A socket that enters at
+    /// this moment keeps its namespace: broadcasts reach it through the log, which both share.
+    pub(crate) fn clean_up(&self, namespace: &Arc<NamespaceInner>) {
+        if !namespace.is_child || !self.config.cleanup_empty_child_namespaces {
+            return;
+        }
+        let mut namespaces = self.namespaces.write();
+        let current = namespaces.get(&namespace.name);
+        if current.is_some_and(|current| Arc::ptr_eq(current, namespace))
+            && namespace.rooms.lock().is_empty()
+        {
+            namespaces.remove(&namespace.name);
+        }
+    }
+
+    pub(crate) fn new_socket_id(&self) -> Str {
+        Str::copy_from_slice(Sid::new(rand::random(), self.node).as_str())
+    }
+
+    fn get_or_make(
+        &self,
+        name: &Str,
+        parent: impl FnOnce() -> Option<Gate>,
+    ) -> Arc<NamespaceInner> {
+        let mut namespaces = self.namespaces.write();
+        if let Some(namespace) = namespaces.get(name) {
+            return namespace.clone();
+        }
+        let namespace = NamespaceInner::new(
+            name.clone(),
+            self.codec,
+            self.config.clone(),
+            self.metrics.clone(),
+            &*self.bus,
+            parent(),
+        );
+        namespaces.insert(name.clone(), namespace.clone());
+        namespace
+    }
+}

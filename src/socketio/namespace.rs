@@ -1,0 +1,414 @@
+//! One namespace on this node: who is in it, who may come in, and where broadcasts enter and arrive.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::ack::Waiter;
+use super::broadcast::{Broadcast, RemoteSocket};
+use super::handler::{Auth, ConnectError, FromArgs, HandlerFuture, Outcome};
+use super::packet::{Codec, Outgoing};
+use super::rooms::Rooms;
+use super::socket::{IntoRooms, Socket};
+use crate::cluster::message::{Flags, Message, Reply, Request, Target};
+use crate::cluster::{Bus, Log, Replica};
+use crate::config::SocketIoConfig;
+use crate::engine::packet::Str;
+use crate::error::{AckError, EmitError};
+use crate::fanout::Encoded;
+use crate::metrics::Metrics;
+use crate::socketio::packet::Args;
+
+/// A namespace. Cheap to clone; all clones are the same namespace.
+#[derive(Clone)]
+pub struct Namespace(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) name: Str,
+    pub(crate) codec: Codec,
+    pub(crate) config: Arc<SocketIoConfig>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// In the lock order after the log's and before outboxes; no user code runs under it.
+    pub(crate) rooms: Mutex<Rooms<Socket>>,
+    pub(crate) log: Arc<dyn Log>,
+    gate: RwLock<Gate>,
+    /// Did a client's wish make it? Then it may go when the last socket has left.
+    pub(crate) is_child: bool,
+    /// Ack ids are counted for the whole namespace, as in Node, so that a broadcast has one for all.
+    ack_ids: AtomicU64,
+}
+
+type Middleware =
+    dyn Fn(Socket, Auth) -> BoxFuture<'static, Result<(), ConnectError>> + Send + Sync;
+type ConnectFn = dyn Fn(Socket) -> HandlerFuture + Send + Sync;
+
+/// What a client meets at the door. A dynamic namespace shares its parent's.
+#[derive(Clone, Default)]
+pub(crate) struct Gate {
+    middlewares: Vec<Arc<Middleware>>,
+    connect: Option<Arc<ConnectFn>>,
+}
+
+impl Gate {
+    pub(crate) fn add_middleware<F, Fut, E>(&mut self, middleware: F)
+    where
+        F: Fn(Socket, Auth) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<ConnectError>,
+    {
+        self.middlewares.push(Arc::new(move |socket, auth| {
+            let future = middleware(socket, auth);
+            async move { future.await.map_err(Into::into) }.boxed()
+        }));
+    }
+
+    pub(crate) fn set_connect<F, Fut, O>(&mut self, handler: F)
+    where
+        F: Fn(Socket) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = O> + Send + 'static,
+        O: Outcome,
+    {
+        self.connect = Some(Arc::new(move |socket| {
+            let future = handler(socket);
+            Box::pin(async move { future.await.into_result() })
+        }));
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Namespace").field(&self.name()).finish()
+    }
+}
+
+impl Namespace {
+    /// The name, `/` for the main one.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Looks at every client that wants in, in the order of registration. The first error is the client's
+    /// `connect_error`. The socket is not connected yet; data and rooms that it is given stay.
+    pub fn middleware<F, Fut, E>(&self, middleware: F)
+    where
+        F: Fn(Socket, Auth) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<ConnectError>,
+    {
+        self.0.gate.write().add_middleware(middleware);
+    }
+
+    /// Runs for every socket that connects, before any of its events; register its handlers here.
+    /// The last one set counts.
+    pub fn on_connect<F, Fut, O>(&self, handler: F)
+    where
+        F: Fn(Socket) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = O> + Send + 'static,
+        O: Outcome,
+    {
+        self.0.gate.write().set_connect(handler);
+    }
+
+    /// The sockets of this node.
+    pub fn local_sockets(&self) -> Vec<Socket> {
+        self.0.connected(&Target::default())
+    }
+
+    /// The socket of that id, if it is connected to this node.
+    pub fn local_socket(&self, id: &str) -> Option<Socket> {
+        let socket = self.0.rooms.lock().value(id).cloned();
+        socket.filter(Socket::is_connected)
+    }
+
+    fn all(&self) -> Broadcast {
+        Broadcast::new(self.0.clone())
+    }
+
+    /// Everyone in these rooms.
+    pub fn to<R: IntoRooms>(&self, rooms: R) -> Broadcast {
+        self.all().to(rooms)
+    }
+
+    /// The same as [`Namespace::to`].
+    pub fn in_room<R: IntoRooms>(&self, rooms: R) -> Broadcast {
+        self.all().to(rooms)
+    }
+
+    /// Everyone but those in these rooms.
+    pub fn except<R: IntoRooms>(&self, rooms: R) -> Broadcast {
+        self.all().except(rooms)
+    }
+
+    /// Everyone, dropping the event where the connection takes nothing right now.
+    pub fn volatile(&self) -> Broadcast {
+        self.all().volatile()
+    }
+
+    /// Everyone, with or without compression by the transport.
+    pub fn compress(&self, compress: bool) -> Broadcast {
+        self.all().compress(compress)
+    }
+
+    /// Everyone connected to this node.
+    pub fn local(&self) -> Broadcast {
+        self.all().local()
+    }
+
+    /// Everyone, waiting so long for answers.
+    pub fn timeout(&self, timeout: Duration) -> Broadcast {
+        self.all().timeout(timeout)
+    }
+
+    /// Sends an event to everyone.
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit<T: Serialize + ?Sized>(
+        &self,
+        event: &str,
+        data: &T,
+    ) -> Result<(), EmitError> {
+        self.all().emit(event, data).await
+    }
+
+    /// Sends an event to everyone and collects the answers; see [`Broadcast::emit_with_ack`].
+    ///
+    /// # Errors
+    /// [`AckError`].
+    pub async fn emit_with_ack<T, R>(&self, event: &str, data: &T) -> Result<Vec<R>, AckError>
+    where
+        T: Serialize + ?Sized,
+        R: FromArgs,
+    {
+        self.all().emit_with_ack(event, data).await.into_complete()
+    }
+
+    /// Everyone's sockets, on all nodes.
+    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
+        self.all().fetch_sockets().await
+    }
+
+    /// Puts everyone into rooms.
+    ///
+    /// # Errors
+    /// [`EmitError::BusFull`].
+    pub fn sockets_join<R: IntoRooms>(&self, rooms: R) -> Result<(), EmitError> {
+        self.all().sockets_join(rooms)
+    }
+
+    /// Takes everyone out of rooms.
+    ///
+    /// # Errors
+    /// [`EmitError::BusFull`].
+    pub fn sockets_leave<R: IntoRooms>(&self, rooms: R) -> Result<(), EmitError> {
+        self.all().sockets_leave(rooms)
+    }
+
+    /// Disconnects everyone, on all nodes.
+    ///
+    /// # Errors
+    /// [`EmitError::BusFull`].
+    pub fn disconnect_sockets(&self, close: bool) -> Result<(), EmitError> {
+        self.all().disconnect_sockets(close)
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(
+        name: Str,
+        codec: Codec,
+        config: Arc<SocketIoConfig>,
+        metrics: Arc<Metrics>,
+        bus: &dyn Bus,
+        parent: Option<Gate>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|weak: &Weak<Self>| Self {
+            log: bus.attach(&name, weak.clone()),
+            name,
+            codec,
+            config,
+            metrics,
+            rooms: Mutex::default(),
+            is_child: parent.is_some(),
+            gate: RwLock::new(parent.unwrap_or_default()),
+            ack_ids: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn next_ack_id(&self) -> u64 {
+        self.ack_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn connect_handler(&self) -> Option<Arc<ConnectFn>> {
+        self.gate.read().connect.clone()
+    }
+
+    /// Is there nothing to ask before a client is let in?
+    pub(crate) fn is_open_door(&self) -> bool {
+        self.gate.read().middlewares.is_empty()
+    }
+
+    /// Asks the middlewares, one after the other. A panic in one turns the client away.
+    pub(crate) async fn admit(&self, socket: &Socket, auth: &Auth) -> Result<(), ConnectError> {
+        let middlewares = self.gate.read().middlewares.clone();
+        for middleware in middlewares {
+            let verdict = async { middleware(socket.clone(), auth.clone()).await };
+            match std::panic::AssertUnwindSafe(verdict).catch_unwind().await {
+                Ok(verdict) => verdict?,
+                Err(_) => {
+                    self.metrics.handler_panics.inc();
+                    tracing::error!(nsp = self.name.as_str(), "a middleware panicked");
+                    return Err(ConnectError::new("Internal error"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn insert(&self, socket: &Socket) {
+        self.rooms
+            .lock()
+            .insert(socket.0.id.clone(), socket.clone());
+    }
+
+    pub(crate) fn remove(&self, id: &Str) -> Option<Vec<Str>> {
+        self.rooms.lock().remove(id)
+    }
+
+    /// The connected sockets of this node that a target means.
+    pub(crate) fn connected(&self, target: &Target) -> Vec<Socket> {
+        let mut sockets = self.rooms.lock().select(target);
+        sockets.retain(Socket::is_connected);
+        sockets
+    }
+
+    /// Sends one event to the sockets of this node: selected once, encoded once.
+    pub(crate) fn fan_out(&self, args: &Args, target: &Target, flags: Flags) {
+        let sockets = self.connected(target);
+        self.metrics.broadcasts.inc();
+        self.send(&sockets, args, flags, None);
+    }
+
+    fn send(&self, sockets: &[Socket], args: &Args, flags: Flags, ack: Option<u64>) {
+        if sockets.is_empty() {
+            return;
+        }
+        let packet = Outgoing::Event {
+            args,
+            ack,
+            offset: None,
+        };
+        let frames = self.codec.encode(&self.name, packet);
+        let message = Arc::new(Encoded::new(frames, flags.compress));
+        for socket in sockets {
+            socket.notify_sent(args);
+            // a full outbox has ended that session; the others are not concerned
+            let _ = socket.push(message.clone(), flags.volatile);
+        }
+        self.metrics.deliveries.inc_by(sockets.len() as u64);
+    }
+
+    /// Sends an event that every socket answers. Gives their number; the answers come by the channel,
+    /// which ends when all came or their sockets are gone.
+    pub(crate) fn fan_out_with_ack(
+        &self,
+        args: &Args,
+        target: &Target,
+        flags: Flags,
+    ) -> (AckRound, mpsc::UnboundedReceiver<Args>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let id = self.next_ack_id();
+        let mut sockets = self.connected(target);
+        sockets.retain(|socket| socket.expect_ack(id, Waiter::Many(sender.clone())).is_ok());
+        self.metrics.broadcasts.inc();
+        self.send(&sockets, args, flags, Some(id));
+        (AckRound { id, sockets }, receiver)
+    }
+}
+
+/// The sockets that owe an answer to one broadcast; they are let off when it is dropped.
+pub(crate) struct AckRound {
+    id: u64,
+    sockets: Vec<Socket>,
+}
+
+impl AckRound {
+    pub(crate) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+}
+
+impl Drop for AckRound {
+    fn drop(&mut self) {
+        for socket in &self.sockets {
+            socket.forget_ack(self.id);
+        }
+    }
+}
+
+impl Replica for Inner {
+    fn deliver(&self, message: &Message) {
+        match message {
+            Message::Broadcast {
+                args,
+                target,
+                flags,
+            } => self.fan_out(args, target, *flags),
+            Message::Join { target, rooms } => {
+                for socket in self.connected(target) {
+                    self.rooms.lock().join(socket.id(), rooms);
+                }
+            }
+            Message::Leave { target, rooms } => {
+                for socket in self.connected(target) {
+                    self.rooms.lock().leave(socket.id(), rooms);
+                }
+            }
+            Message::Disconnect { target, close } => {
+                for socket in self.connected(target) {
+                    socket.disconnect(*close);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, request: &Request, replies: mpsc::UnboundedSender<Reply>) {
+        match request {
+            Request::FetchSockets { target } => {
+                let sockets = self.connected(target).iter().map(Socket::info).collect();
+                let _ = replies.send(Reply::Sockets(sockets));
+            }
+            Request::Broadcast {
+                args,
+                target,
+                flags,
+                timeout,
+            } => {
+                let (round, mut answers) = self.fan_out_with_ack(args, target, *flags);
+                let _ = replies.send(Reply::ClientCount(round.len()));
+                let timeout = timeout.unwrap_or(LONGEST_ACK_ROUND);
+                tokio::spawn(async move {
+                    let relay = async {
+                        while let Some(answer) = answers.recv().await {
+                            if replies.send(Reply::Ack(answer)).is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    let _ = tokio::time::timeout(timeout, relay).await;
+                    drop(round);
+                });
+            }
+        }
+    }
+}
+
+/// How long another node's broadcast is answered to, if it named no time itself.
+const LONGEST_ACK_ROUND: Duration = Duration::from_secs(60);

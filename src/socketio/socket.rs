@@ -1,0 +1,784 @@
+//! One client in one namespace: what an application holds.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use super::ack::{NotPending, Pending, Waiter};
+use super::broadcast::Broadcast;
+use super::connection::Shared as Connection;
+use super::handler::{
+    Ack, ConnectError, Event, EventFn, EventHandler, FromArgs, HandlerError, HandlerFuture, Outcome,
+};
+use super::inbox::{Inbox, Work};
+use super::namespace::{Inner as NamespaceInner, Namespace};
+use super::packet::{Codec, Outgoing};
+use crate::cluster::message::SocketInfo;
+use crate::engine::TransportKind;
+use crate::engine::handshake::Handshake;
+use crate::engine::packet::Str;
+use crate::error::{AckError, CloseReason, DataError, EmitError};
+use crate::fanout::{Encoded, Verdict};
+use crate::socketio::packet::Args;
+
+/// One client in one namespace. Cheap to clone; all clones are the same socket.
+///
+/// Handlers registered here run one after the other, in the order in which their events came, on a task
+/// of their own; heartbeats do not wait for them. A handler that wants concurrency spawns. While a
+/// handler is busy, further events queue up to `inbox_events` and `inbox_bytes`; then the server stops
+/// reading from this client until there is room.
+#[derive(Clone)]
+pub struct Socket(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) id: Str,
+    pub(crate) namespace: Arc<NamespaceInner>,
+    pub(crate) connection: Arc<Connection>,
+    auth: serde_json::Value,
+    connected: AtomicBool,
+    data: Mutex<serde_json::Value>,
+    handlers: RwLock<Handlers>,
+    /// Number of listeners for sent events, so that a broadcast need not take a lock to find none.
+    outgoing: AtomicUsize,
+    inbox: Mutex<Inbox>,
+    pending: Mutex<Pending>,
+    /// The rooms at the moment of the disconnect, for `on_disconnecting`.
+    last_rooms: Mutex<Option<Vec<Str>>>,
+}
+
+type PacketMiddleware = dyn Fn(Socket, Event) -> futures_util::future::BoxFuture<'static, Result<(), ConnectError>>
+    + Send
+    + Sync;
+type CloseFn = dyn Fn(Socket, CloseReason) -> HandlerFuture + Send + Sync;
+type AnyFn = dyn Fn(Socket, Event) -> HandlerFuture + Send + Sync;
+
+/// What the application registered. Lists, for there are few of each.
+#[derive(Default)]
+struct Handlers {
+    events: Vec<(Str, Arc<EventFn>)>,
+    any: Vec<Arc<AnyFn>>,
+    any_outgoing: Vec<Arc<AnyFn>>,
+    middlewares: Vec<Arc<PacketMiddleware>>,
+    disconnecting: Vec<Arc<CloseFn>>,
+    disconnect: Vec<Arc<CloseFn>>,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nsp = &self.0.namespace.name;
+        f.debug_struct("Socket")
+            .field("nsp", &nsp.as_str())
+            .field("id", &self.id())
+            .finish()
+    }
+}
+
+impl Socket {
+    pub(crate) fn new(
+        id: Str,
+        namespace: Arc<NamespaceInner>,
+        connection: Arc<Connection>,
+        auth: serde_json::Value,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            id,
+            namespace,
+            connection,
+            auth,
+            connected: AtomicBool::new(false),
+            data: Mutex::new(serde_json::Value::Null),
+            handlers: RwLock::default(),
+            outgoing: AtomicUsize::new(0),
+            inbox: Mutex::default(),
+            pending: Mutex::default(),
+            last_rooms: Mutex::new(None),
+        }))
+    }
+
+    // --- who it is
+
+    /// The socket's id: public, one for each namespace a client is in, and a room that only it is in.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> Namespace {
+        Namespace(self.0.namespace.clone())
+    }
+
+    /// The request that opened the connection.
+    pub fn handshake(&self) -> &Handshake {
+        &self.0.connection.handshake
+    }
+
+    /// The `auth` payload of this namespace's CONNECT, `{}` if there was none.
+    pub fn auth(&self) -> &serde_json::Value {
+        &self.0.auth
+    }
+
+    /// The transport that carries the connection now.
+    pub fn transport(&self) -> TransportKind {
+        self.0.connection.transport()
+    }
+
+    /// Is it connected to its namespace?
+    pub fn is_connected(&self) -> bool {
+        self.0.connected.load(Ordering::Acquire)
+    }
+
+    // --- data
+
+    /// The application's data of this socket (`socket.data` in Node), `{}` at first.
+    ///
+    /// # Errors
+    /// [`DataError`], if what is kept is not a `T`.
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T, DataError> {
+        let data = match &*self.0.data.lock() {
+            serde_json::Value::Null => serde_json::Value::Object(serde_json::Map::new()),
+            data => data.clone(),
+        };
+        serde_json::from_value(data).map_err(|error| DataError(error.to_string()))
+    }
+
+    /// Replaces the data. Other nodes see it in [`Namespace::fetch_sockets`]; it should be an object.
+    ///
+    /// # Errors
+    /// [`DataError`], if it cannot be serialized.
+    pub fn set_data<T: Serialize>(&self, data: T) -> Result<(), DataError> {
+        let data = serde_json::to_value(data).map_err(|error| DataError(error.to_string()))?;
+        *self.0.data.lock() = data;
+        Ok(())
+    }
+
+    // --- rooms
+
+    /// Joins rooms.
+    pub fn join<R: IntoRooms>(&self, rooms: R) {
+        self.0
+            .namespace
+            .rooms
+            .lock()
+            .join(&self.0.id, &rooms.into_rooms());
+    }
+
+    /// Leaves rooms. The room of its own id it cannot leave.
+    pub fn leave<R: IntoRooms>(&self, rooms: R) {
+        self.0
+            .namespace
+            .rooms
+            .lock()
+            .leave(&self.0.id, &rooms.into_rooms());
+    }
+
+    /// The rooms that it is in, its own id first. In `on_disconnecting` those that it was in.
+    pub fn rooms(&self) -> Vec<Str> {
+        if let Some(rooms) = &*self.0.last_rooms.lock() {
+            return rooms.clone();
+        }
+        self.0.namespace.rooms.lock().rooms_of(&self.0.id)
+    }
+
+    // --- handlers
+
+    /// Handles an event. Several handlers of one event run in the order of their registration.
+    pub fn on<M, H: EventHandler<M>>(&self, event: impl Into<String>, handler: H) {
+        let handler = move |socket, args: &Args, ack| handler.call(socket, args, ack);
+        self.0
+            .handlers
+            .write()
+            .events
+            .push((event.into().into(), Arc::new(handler)));
+    }
+
+    /// Forgets the handlers of an event.
+    pub fn off(&self, event: &str) {
+        self.0
+            .handlers
+            .write()
+            .events
+            .retain(|(name, _)| name.as_str() != event);
+    }
+
+    /// Sees every event of the client before its handlers do (Node's `onAny`).
+    pub fn on_any<F, Fut, O>(&self, listener: F)
+    where
+        F: Fn(Self, Event) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = O> + Send + 'static,
+        O: Outcome,
+    {
+        self.0.handlers.write().any.push(any_fn(listener));
+    }
+
+    /// Sees every event that is sent to the client, broadcasts among them (Node's `onAnyOutgoing`).
+    pub fn on_any_outgoing<F, Fut, O>(&self, listener: F)
+    where
+        F: Fn(Self, Event) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = O> + Send + 'static,
+        O: Outcome,
+    {
+        self.0.handlers.write().any_outgoing.push(any_fn(listener));
+        self.0.outgoing.fetch_add(1, Ordering::Release);
+    }
+
+    /// Looks at every event of the client before any listener does; an `Err` drops the event (Node's
+    /// `socket.use`). The error is logged.
+    pub fn middleware<F, Fut, E>(&self, middleware: F)
+    where
+        F: Fn(Self, Event) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<ConnectError>,
+    {
+        let middleware = move |socket, event| {
+            let future = middleware(socket, event);
+            async move { future.await.map_err(Into::into) }.boxed()
+        };
+        self.0
+            .handlers
+            .write()
+            .middlewares
+            .push(Arc::new(middleware));
+    }
+
+    /// Runs when the socket disconnects, with its rooms still to be seen.
+    pub fn on_disconnecting<F, Fut, O>(&self, handler: F)
+    where
+        F: Fn(Self, CloseReason) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = O> + Send + 'static,
+        O: Outcome,
+    {
+        self.0
+            .handlers
+            .write()
+            .disconnecting
+            .push(close_fn(handler));
+    }
+
+    /// Runs when the socket has disconnected, after everything that came before.
+    pub fn on_disconnect<F, Fut, O>(&self, handler: F)
+    where
+        F: Fn(Self, CloseReason) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = O> + Send + 'static,
+        O: Outcome,
+    {
+        self.0.handlers.write().disconnect.push(close_fn(handler));
+    }
+
+    // --- sending to this client
+
+    /// Sends an event to this client. A tuple is several arguments, everything else one.
+    ///
+    /// Returns when the event is queued; it is sent in the order of the calls.
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit<T: Serialize + ?Sized>(
+        &self,
+        event: &str,
+        data: &T,
+    ) -> Result<(), EmitError> {
+        self.sender().emit(event, data).await
+    }
+
+    /// Sends an event that is encoded already: an echo or a relay need not decode. See
+    /// [`Args::renamed`].
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit_args(&self, args: &Args) -> Result<(), EmitError> {
+        self.sender().send(args, None)
+    }
+
+    /// Sends an event and waits for the client's answer, until it disconnects. See
+    /// [`Sender::timeout`] for a deadline.
+    ///
+    /// # Errors
+    /// [`AckError`].
+    pub async fn emit_with_ack<T, R>(&self, event: &str, data: &T) -> Result<R, AckError>
+    where
+        T: Serialize + ?Sized,
+        R: FromArgs,
+    {
+        self.sender().emit_with_ack(event, data).await
+    }
+
+    /// Sends to this client, dropping the event if its connection takes nothing right now.
+    pub fn volatile(&self) -> Sender<'_> {
+        Sender {
+            volatile: true,
+            ..self.sender()
+        }
+    }
+
+    /// Sends to this client, with or without compression by the transport.
+    pub fn compress(&self, compress: bool) -> Sender<'_> {
+        Sender {
+            compress,
+            ..self.sender()
+        }
+    }
+
+    /// Sends to this client, waiting so long for the answer.
+    pub fn timeout(&self, timeout: Duration) -> Sender<'_> {
+        Sender {
+            timeout: Some(timeout),
+            ..self.sender()
+        }
+    }
+
+    fn sender(&self) -> Sender<'_> {
+        Sender {
+            socket: self,
+            volatile: false,
+            compress: true,
+            timeout: None,
+        }
+    }
+
+    // --- sending to others
+
+    /// Everyone in the namespace but this socket.
+    pub fn broadcast(&self) -> Broadcast {
+        Broadcast::new(self.0.namespace.clone()).except(self.id())
+    }
+
+    /// Everyone in these rooms but this socket.
+    pub fn to<R: IntoRooms>(&self, rooms: R) -> Broadcast {
+        self.broadcast().to(rooms)
+    }
+
+    /// The same as [`Socket::to`].
+    pub fn in_room<R: IntoRooms>(&self, rooms: R) -> Broadcast {
+        self.to(rooms)
+    }
+
+    /// Everyone in the namespace but those in these rooms and this socket.
+    pub fn except<R: IntoRooms>(&self, rooms: R) -> Broadcast {
+        self.broadcast().except(rooms)
+    }
+
+    /// Everyone connected to this node but this socket.
+    pub fn local(&self) -> Broadcast {
+        self.broadcast().local()
+    }
+
+    // --- ending
+
+    /// Puts the client out of the namespace; with `close`, ends its whole connection.
+    ///
+    /// Official clients do not come back by themselves after this.
+    pub fn disconnect(&self, close: bool) {
+        if close {
+            self.0.connection.disconnect();
+        } else {
+            self.disconnect_from_namespace();
+        }
+    }
+
+    // --- inside
+
+    pub(crate) fn disconnect_from_namespace(&self) {
+        if !self.is_connected() {
+            return;
+        }
+        let frames = self
+            .codec()
+            .encode(&self.0.namespace.name, Outgoing::Disconnect);
+        let _ = self.push(Arc::new(Encoded::new(frames, true)), false);
+        self.0.connection.left(self);
+        self.close(CloseReason::ServerNamespaceDisconnect);
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        self.0.namespace.codec
+    }
+
+    /// From now on it takes part in the namespace.
+    pub(crate) fn open(&self) {
+        self.0.connected.store(true, Ordering::Release);
+        self.0.namespace.metrics.sockets.inc();
+        self.work(Work::Connected);
+    }
+
+    /// Takes it out of the namespace. Does nothing the second time.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        let was_connected = self.0.connected.swap(false, Ordering::AcqRel);
+        let rooms = self.0.namespace.remove(&self.0.id);
+        self.0.connection.clean_up(&self.0.namespace);
+        self.0.pending.lock().close();
+        if was_connected {
+            *self.0.last_rooms.lock() = rooms;
+            self.0.namespace.metrics.sockets.dec();
+            self.work(Work::Disconnected(reason));
+        }
+    }
+
+    pub(crate) fn resolve(&self, id: u64, args: Args) {
+        self.0.pending.lock().resolve(id, args);
+    }
+
+    pub(crate) fn answer(&self, id: u64, args: &Args) -> Result<(), EmitError> {
+        let packet = Outgoing::Ack { id, args };
+        let frames = self.codec().encode(&self.0.namespace.name, packet);
+        self.push(Arc::new(Encoded::new(frames, true)), false)
+    }
+
+    /// Hands an encoded packet to the connection.
+    pub(crate) fn push(&self, message: Arc<Encoded>, volatile: bool) -> Result<(), EmitError> {
+        match self.0.connection.push(message, volatile) {
+            Verdict::Queued | Verdict::DroppedVolatile => Ok(()),
+            Verdict::Overflow => Err(EmitError::OutboxFull),
+            Verdict::Closed => Err(EmitError::Disconnected),
+        }
+    }
+
+    pub(crate) fn expect_ack(&self, id: u64, waiter: Waiter) -> Result<(), NotPending> {
+        let max = self.0.namespace.config.max_pending_acks;
+        self.0.pending.lock().insert(id, waiter, max)
+    }
+
+    pub(crate) fn forget_ack(&self, id: u64) {
+        self.0.pending.lock().remove(id);
+    }
+
+    /// Tells the listeners for sent events, if there are any.
+    pub(crate) fn notify_sent(&self, args: &Args) {
+        if self.0.outgoing.load(Ordering::Acquire) > 0 {
+            self.work(Work::Sent { args: args.clone() });
+        }
+    }
+
+    pub(crate) fn info(&self) -> SocketInfo {
+        let data = self.0.data.lock().clone();
+        SocketInfo {
+            id: self.0.id.clone(),
+            handshake: self.0.connection.handshake_json(&self.0.auth),
+            rooms: self.rooms(),
+            data: if data.is_null() {
+                serde_json::json!({})
+            } else {
+                data
+            },
+        }
+    }
+
+    pub(crate) fn work(&self, work: Work) {
+        let config = &self.0.namespace.config;
+        let pushed = self
+            .0
+            .inbox
+            .lock()
+            .push(work, config.inbox_events, config.inbox_bytes);
+        if pushed.filled {
+            self.0.connection.inbox_filled();
+        }
+        if pushed.start {
+            tokio::spawn(self.clone().run());
+        }
+    }
+
+    /// Works the inbox off; ends when it is empty.
+    async fn run(self) {
+        let config = self.0.namespace.config.clone();
+        loop {
+            let (work, freed) = self
+                .0
+                .inbox
+                .lock()
+                .next(config.inbox_events, config.inbox_bytes);
+            if freed {
+                self.0.connection.inbox_freed();
+            }
+            match work {
+                Some(Work::Connected) => self.run_connected().await,
+                Some(Work::Event { args, ack }) => self.run_event(args, ack).await,
+                Some(Work::Sent { args }) => {
+                    let listeners = self.0.handlers.read().any_outgoing.clone();
+                    self.run_any(listeners, &args).await;
+                }
+                Some(Work::Disconnected(reason)) => self.run_disconnected(reason).await,
+                None => return,
+            }
+        }
+    }
+
+    async fn run_connected(&self) {
+        if let Some(handler) = self.0.namespace.connect_handler() {
+            self.guard("connection", || handler(self.clone())).await;
+        }
+    }
+
+    async fn run_event(&self, args: Args, ack: Option<u64>) {
+        let event = Event { args };
+        let (middlewares, any) = {
+            let handlers = self.0.handlers.read();
+            (handlers.middlewares.clone(), handlers.any.clone())
+        };
+        for middleware in middlewares {
+            let verdict = async { middleware(self.clone(), event.clone()).await };
+            match std::panic::AssertUnwindSafe(verdict).catch_unwind().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    let nsp = self.0.namespace.name.as_str();
+                    tracing::debug!(nsp, event = event.name(), error.message, "event refused");
+                    return;
+                }
+                Err(_) => return self.panicked(event.name()),
+            }
+        }
+        self.run_any(any, &event.args).await;
+        let matching: Vec<_> = {
+            let handlers = self.0.handlers.read();
+            let named = handlers
+                .events
+                .iter()
+                .filter(|(name, _)| name.as_str() == event.name());
+            named.map(|(_, handler)| handler.clone()).collect()
+        };
+        let last = matching.len().saturating_sub(1);
+        for (at, handler) in matching.into_iter().enumerate() {
+            // one answer only: it is the last handler's to give, unless there is just one
+            let wanted = ack.filter(|_| at == last).map(|id| (self.clone(), id));
+            self.guard(event.name(), || {
+                handler(self.clone(), &event.args, Ack { wanted })
+            })
+            .await;
+        }
+    }
+
+    async fn run_any(&self, listeners: Vec<Arc<AnyFn>>, args: &Args) {
+        for listener in listeners {
+            let event = Event { args: args.clone() };
+            let name = args.event().unwrap_or_default();
+            self.guard(name, || listener(self.clone(), event)).await;
+        }
+    }
+
+    async fn run_disconnected(&self, reason: CloseReason) {
+        let disconnecting = self.0.handlers.read().disconnecting.clone();
+        for handler in disconnecting {
+            self.guard("disconnecting", || handler(self.clone(), reason))
+                .await;
+        }
+        *self.0.last_rooms.lock() = None;
+        let disconnect = self.0.handlers.read().disconnect.clone();
+        for handler in disconnect {
+            self.guard("disconnect", || handler(self.clone(), reason))
+                .await;
+        }
+        // Handlers often hold a clone of the socket, which holds them: this breaks the circle.
+        *self.0.handlers.write() = Handlers::default();
+    }
+
+    /// Runs user code: its errors are logged and counted, its panics end nothing but itself.
+    async fn guard(&self, event: &str, start: impl FnOnce() -> HandlerFuture) {
+        let future = async { start().await };
+        let result = std::panic::AssertUnwindSafe(future).catch_unwind().await;
+        let metrics = &self.0.namespace.metrics;
+        let nsp = self.0.namespace.name.as_str();
+        match result {
+            Ok(Ok(())) => {}
+            Ok(Err(HandlerError::Arguments(error))) => {
+                metrics.handler_errors.inc();
+                tracing::debug!(nsp, event, %error, "an event's arguments do not fit its handler");
+            }
+            Ok(Err(error)) => {
+                metrics.handler_errors.inc();
+                tracing::warn!(nsp, event, %error, "a handler failed");
+            }
+            Err(_) => self.panicked(event),
+        }
+    }
+
+    fn panicked(&self, event: &str) {
+        self.0.namespace.metrics.handler_panics.inc();
+        tracing::error!(
+            nsp = self.0.namespace.name.as_str(),
+            event,
+            "a handler panicked"
+        );
+    }
+}
+
+fn any_fn<F, Fut, O>(listener: F) -> Arc<AnyFn>
+where
+    F: Fn(Socket, Event) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = O> + Send + 'static,
+    O: Outcome,
+{
+    Arc::new(move |socket, event| {
+        let future = listener(socket, event);
+        Box::pin(async move { future.await.into_result() })
+    })
+}
+
+fn close_fn<F, Fut, O>(handler: F) -> Arc<CloseFn>
+where
+    F: Fn(Socket, CloseReason) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = O> + Send + 'static,
+    O: Outcome,
+{
+    Arc::new(move |socket, reason| {
+        let future = handler(socket, reason);
+        Box::pin(async move { future.await.into_result() })
+    })
+}
+
+/// How one event is sent to one client.
+#[derive(Debug)]
+#[must_use = "nothing is sent before `emit`"]
+pub struct Sender<'a> {
+    socket: &'a Socket,
+    volatile: bool,
+    compress: bool,
+    timeout: Option<Duration>,
+}
+
+impl Sender<'_> {
+    /// Drops the event if the connection takes nothing right now.
+    pub fn volatile(mut self) -> Self {
+        self.volatile = true;
+        self
+    }
+
+    /// With or without compression by the transport.
+    pub fn compress(mut self, compress: bool) -> Self {
+        self.compress = compress;
+        self
+    }
+
+    /// Waits so long for the answer of [`Sender::emit_with_ack`].
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// See [`Socket::emit`].
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit<T: Serialize + ?Sized>(self, event: &str, data: &T) -> Result<(), EmitError> {
+        let args = self.socket.codec().args(Some(event), data)?;
+        self.send(&args, None)
+    }
+
+    /// See [`Socket::emit_with_ack`].
+    ///
+    /// # Errors
+    /// [`AckError`].
+    pub async fn emit_with_ack<T, R>(self, event: &str, data: &T) -> Result<R, AckError>
+    where
+        T: Serialize + ?Sized,
+        R: FromArgs,
+    {
+        let socket = self.socket;
+        let args = socket.codec().args(Some(event), data)?;
+        let id = socket.0.namespace.next_ack_id();
+        let (sender, receiver) = oneshot::channel();
+        socket
+            .expect_ack(id, Waiter::One(sender))
+            .map_err(|error| match error {
+                NotPending::Closed => AckError::Disconnected,
+                NotPending::Full => AckError::Emit(EmitError::OutboxFull),
+            })?;
+        // also when this future is dropped half-way
+        let _forget = Forget { socket, id };
+        let timeout = self.timeout;
+        self.send(&args, Some(id))?;
+        let answer = match timeout {
+            Some(timeout) => tokio::time::timeout(timeout, receiver)
+                .await
+                .map_err(|_| AckError::Timeout)?,
+            None => receiver.await,
+        };
+        let args = answer.map_err(|_| AckError::Disconnected)?;
+        R::from_args(&args).map_err(|error| AckError::Decode(error.to_string()))
+    }
+
+    fn send(&self, args: &Args, ack: Option<u64>) -> Result<(), EmitError> {
+        if args.event().is_none() {
+            return Err(EmitError::Encode(
+                "the arguments of an event start with its name".into(),
+            ));
+        }
+        if !self.socket.is_connected() {
+            return Err(EmitError::Disconnected);
+        }
+        let packet = Outgoing::Event {
+            args,
+            ack,
+            offset: None,
+        };
+        let frames = self
+            .socket
+            .codec()
+            .encode(&self.socket.0.namespace.name, packet);
+        self.socket.notify_sent(args);
+        self.socket
+            .push(Arc::new(Encoded::new(frames, self.compress)), self.volatile)
+    }
+}
+
+struct Forget<'a> {
+    socket: &'a Socket,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.socket.forget_ack(self.id);
+    }
+}
+
+/// One room or several: `"a"`, `String`, `["a", "b"]`, `vec![...]`.
+pub trait IntoRooms {
+    /// The names.
+    fn into_rooms(self) -> Vec<Str>;
+}
+
+impl IntoRooms for &str {
+    fn into_rooms(self) -> Vec<Str> {
+        vec![Str::copy_from_slice(self)]
+    }
+}
+
+impl IntoRooms for String {
+    fn into_rooms(self) -> Vec<Str> {
+        vec![self.into()]
+    }
+}
+
+impl IntoRooms for &String {
+    fn into_rooms(self) -> Vec<Str> {
+        self.as_str().into_rooms()
+    }
+}
+
+impl<S: AsRef<str>> IntoRooms for Vec<S> {
+    fn into_rooms(self) -> Vec<Str> {
+        self.iter()
+            .map(|room| Str::copy_from_slice(room.as_ref()))
+            .collect()
+    }
+}
+
+impl<S: AsRef<str>> IntoRooms for &[S] {
+    fn into_rooms(self) -> Vec<Str> {
+        self.iter()
+            .map(|room| Str::copy_from_slice(room.as_ref()))
+            .collect()
+    }
+}
+
+impl<S: AsRef<str>, const N: usize> IntoRooms for [S; N] {
+    fn into_rooms(self) -> Vec<Str> {
+        self.as_slice().into_rooms()
+    }
+}

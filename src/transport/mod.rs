@@ -1,0 +1,122 @@
+//! Bytes to whole Engine.IO frames and back. Knows nothing of sessions.
+//!
+//! A [`Link`] is one connection of one transport. The set is closed, so it is an enum: a new transport
+//! has to say in every `match` how it frames, when it takes more, and how it ends.
+
+pub(crate) mod http;
+pub(crate) mod polling;
+pub(crate) mod tls;
+pub(crate) mod websocket;
+pub(crate) mod webtransport;
+
+use std::task::{Context, Poll};
+
+pub(crate) use crate::engine::TransportKind;
+use crate::engine::packet::Frame;
+use crate::error::{CloseReason, LinkError};
+use crate::fanout::Encoded;
+
+pub(crate) use self::http::Upgraded;
+pub(crate) use self::polling::Polling;
+pub(crate) use self::websocket::WebSocket;
+pub(crate) use self::webtransport::WebTransport;
+
+/// Bytes that a streaming link takes before the rest waits in the outbox, where it is counted.
+const WRITE_AHEAD: usize = 64 * 1024;
+
+/// One connection of one transport.
+///
+/// Every `poll_*` keeps all its state in the link, so a caller may drop out between calls at will.
+#[derive(Debug)]
+pub(crate) enum Link {
+    Polling(Box<Polling>),
+    WebSocket(Box<WebSocket<Upgraded>>),
+    WebTransport(Box<WebTransport>),
+}
+
+impl Link {
+    pub(crate) fn kind(&self) -> TransportKind {
+        match self {
+            Self::Polling(_) => TransportKind::Polling,
+            Self::WebSocket(_) => TransportKind::WebSocket,
+            Self::WebTransport(_) => TransportKind::WebTransport,
+        }
+    }
+
+    /// The next whole frame; `None` when the peer closed the link.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Frame>, LinkError>> {
+        match self {
+            Self::Polling(link) => link.poll_read(),
+            Self::WebSocket(link) => link.poll_read(cx),
+            Self::WebTransport(link) => link.poll_read(cx),
+        }
+    }
+
+    /// May more be queued now?
+    pub(crate) fn is_writable(&self) -> bool {
+        match self {
+            Self::Polling(link) => link.is_writable(),
+            Self::WebSocket(link) => link.queued_bytes() < WRITE_AHEAD,
+            Self::WebTransport(link) => link.queued_bytes() < WRITE_AHEAD,
+        }
+    }
+
+    /// Queues a packet of the session's own.
+    pub(crate) fn queue_frame(&mut self, frame: &Frame) -> Result<(), LinkError> {
+        match self {
+            Self::Polling(link) => link.queue(frame, false),
+            Self::WebSocket(link) => link.queue(frame, false)?,
+            Self::WebTransport(link) => link.queue(frame),
+        }
+        Ok(())
+    }
+
+    /// Queues a message, sharing its bytes where the framing allows.
+    pub(crate) fn queue(&mut self, message: &Encoded) -> Result<(), LinkError> {
+        match self {
+            Self::Polling(link) => {
+                for frame in message.frames() {
+                    link.queue(frame, message.compress());
+                }
+            }
+            Self::WebSocket(link) if link.is_deflate() => {
+                for frame in message.frames() {
+                    link.queue(frame, message.compress())?;
+                }
+            }
+            Self::WebSocket(link) => link.queue_framed(message.websocket().clone()),
+            Self::WebTransport(link) => link.queue_framed(message.length_prefixed().clone()),
+        }
+        Ok(())
+    }
+
+    /// Sends what is queued. Ready when nothing is left.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        match self {
+            Self::Polling(link) => link.poll_flush(cx),
+            Self::WebSocket(link) => link.poll_flush(cx),
+            Self::WebTransport(link) => link.poll_flush(cx),
+        }
+    }
+
+    /// Ends the link in order, after what is queued. Then [`Link::poll_closed`].
+    pub(crate) fn close(&mut self, reason: CloseReason) {
+        match self {
+            Self::Polling(link) => link.close(),
+            Self::WebSocket(link) => link.close(reason.close_code()),
+            Self::WebTransport(link) => link.close(reason.close_code()),
+        }
+    }
+
+    /// Ready when the peer knows that the link is closed. Has no deadline of its own.
+    pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Polling(link) => link.poll_closed(cx),
+            Self::WebSocket(link) => link.poll_closed(cx),
+            Self::WebTransport(link) => link.poll_closed(cx),
+        }
+    }
+}

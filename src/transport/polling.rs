@@ -1,0 +1,301 @@
+//! HTTP long-polling as a link: one waiting GET carries what the server has to say, one POST at a time
+//! what the client has.
+//!
+//! The HTTP side (`server::accept`) reads requests and writes responses; it hands a [`PollRequest`] or a
+//! [`PostRequest`] to the session's task and waits for the answer.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use crate::engine::framing::{Records, put_record};
+use crate::engine::packet::{Frame, Packet, Str};
+use crate::error::{LinkError, PeerMisbehaved};
+
+/// Bytes that one answer takes before the rest waits for the next poll.
+const ANSWER_BYTES: usize = 1024 * 1024;
+
+/// A GET that waits.
+#[derive(Debug)]
+pub(crate) struct PollRequest {
+    pub(crate) answer: oneshot::Sender<PollAnswer>,
+}
+
+/// What a GET is answered with. (If the sender is dropped instead, the session is gone.)
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PollAnswer {
+    /// Packets.
+    Payload {
+        /// The encoded payload.
+        body: String,
+        /// Does any message in it want compression?
+        compress: bool,
+    },
+    /// Another GET was waiting already: status 400, and the session is over.
+    Overlap,
+}
+
+/// A POST whose body was read.
+#[derive(Debug)]
+pub(crate) struct PostRequest {
+    pub(crate) body: Str,
+    /// Told when every packet in the body was taken. (Dropped instead: the session broke over it.)
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Post {
+    records: Records,
+    done: oneshot::Sender<()>,
+}
+
+/// The link of a polling session.
+#[derive(Debug, Default)]
+pub(crate) struct Polling {
+    poll: Option<oneshot::Sender<PollAnswer>>,
+    payload: String,
+    compress: bool,
+    post: Option<Post>,
+    closing: bool,
+}
+
+impl Polling {
+    /// A GET came.
+    ///
+    /// # Errors
+    /// [`PeerMisbehaved::OverlappingPoll`]: the new one is answered with 400, the waiting one stays for
+    /// the end of the session to answer (engine.io polling.ts "overlap from client").
+    pub(crate) fn attach_poll(&mut self, request: PollRequest) -> Result<(), PeerMisbehaved> {
+        if self
+            .poll
+            .as_ref()
+            .is_some_and(|waiting| !waiting.is_closed())
+        {
+            let _ = request.answer.send(PollAnswer::Overlap);
+            return Err(PeerMisbehaved::OverlappingPoll);
+        }
+        self.poll = Some(request.answer);
+        Ok(())
+    }
+
+    /// A POST came.
+    ///
+    /// # Errors
+    /// [`PeerMisbehaved::OverlappingPost`]; the new one is dropped.
+    pub(crate) fn attach_post(&mut self, request: PostRequest) -> Result<(), PeerMisbehaved> {
+        if self.post.is_some() {
+            return Err(PeerMisbehaved::OverlappingPost);
+        }
+        self.post = Some(Post {
+            records: Records::new(request.body),
+            done: request.done,
+        });
+        Ok(())
+    }
+
+    /// Does a poll wait that has nothing to carry yet?
+    pub(crate) fn is_idle(&self) -> bool {
+        self.poll.is_some() && self.payload.is_empty()
+    }
+
+    pub(crate) fn poll_read(&mut self) -> Poll<Result<Option<Frame>, LinkError>> {
+        let Some(post) = &mut self.post else {
+            return Poll::Pending;
+        };
+        let frame = match post.records.next_frame() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => {
+                self.finish_post();
+                return Poll::Pending;
+            }
+            Err(rule) => return Poll::Ready(Err(rule.into())),
+        };
+        // engine.io-parser decodes a bad record to its error packet; a close packet ends the link
+        if frame == Packet::Close.encode() {
+            self.finish_post();
+            return Poll::Ready(Ok(None));
+        }
+        Poll::Ready(Ok(Some(frame)))
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.poll.is_some() && self.payload.len() < ANSWER_BYTES && !self.closing
+    }
+
+    pub(crate) fn queue(&mut self, frame: &Frame, compress: bool) {
+        put_record(frame, &mut self.payload);
+        self.compress |= compress;
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        if self.payload.is_empty() {
+            let Some(poll) = &mut self.poll else {
+                return Poll::Ready(Ok(()));
+            };
+            if poll.poll_closed(cx).is_ready() {
+                self.poll = None;
+                return Poll::Ready(Err(aborted()));
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let Some(poll) = self.poll.take() else {
+            return Poll::Pending;
+        };
+        let body = std::mem::take(&mut self.payload);
+        let answer = PollAnswer::Payload {
+            body,
+            compress: std::mem::take(&mut self.compress),
+        };
+        Poll::Ready(poll.send(answer).map_err(|_| aborted()))
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Engine.IO's polling closes with a `1` packet, which has to wait for a poll to carry it.
+    pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.payload.is_empty() {
+            let _ = self.poll_flush(cx);
+        }
+        if self.poll.is_none() {
+            return Poll::Pending;
+        }
+        self.release(&Packet::Close);
+        Poll::Ready(())
+    }
+
+    /// Answers the waiting poll with one packet, for the link is no longer the session's. `false`: none
+    /// waits.
+    pub(crate) fn release(&mut self, packet: &Packet) -> bool {
+        let Some(poll) = self.poll.take() else {
+            return false;
+        };
+        self.queue(&packet.encode(), false);
+        let body = std::mem::take(&mut self.payload);
+        let _ = poll.send(PollAnswer::Payload {
+            body,
+            compress: false,
+        });
+        true
+    }
+
+    fn finish_post(&mut self) {
+        if let Some(post) = self.post.take() {
+            let _ = post.done.send(());
+        }
+    }
+}
+
+fn aborted() -> LinkError {
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "poll connection closed prematurely",
+    )
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::task::noop_waker_ref;
+
+    fn cx() -> Context<'static> {
+        Context::from_waker(noop_waker_ref())
+    }
+
+    fn poll(link: &mut Polling) -> oneshot::Receiver<PollAnswer> {
+        let (answer, receiver) = oneshot::channel();
+        link.attach_poll(PollRequest { answer }).unwrap();
+        receiver
+    }
+
+    fn payload(receiver: &mut oneshot::Receiver<PollAnswer>) -> String {
+        match receiver.try_recv().unwrap() {
+            PollAnswer::Payload { body, .. } => body,
+            PollAnswer::Overlap => panic!("overlap"),
+        }
+    }
+
+    #[test]
+    fn a_poll_waits_until_there_is_something_and_carries_it_all() {
+        let mut link = Polling::default();
+        assert!(!link.is_writable());
+        let mut receiver = poll(&mut link);
+        assert!(link.is_idle() && link.is_writable());
+        assert!(matches!(link.poll_flush(&mut cx()), Poll::Ready(Ok(()))));
+        assert!(receiver.try_recv().is_err());
+        link.queue(&Frame::Text("4a".into()), true);
+        link.queue(&Frame::Binary("b".into()), true);
+        assert!(matches!(link.poll_flush(&mut cx()), Poll::Ready(Ok(()))));
+        assert_eq!(payload(&mut receiver), "4a\u{1e}bYg==");
+        assert!(!link.is_writable());
+    }
+
+    #[test]
+    fn an_overlapping_poll_is_refused_and_the_first_one_kept() {
+        let mut link = Polling::default();
+        let mut first = poll(&mut link);
+        let (answer, mut second) = oneshot::channel();
+        let result = link.attach_poll(PollRequest { answer });
+        assert_eq!(result, Err(PeerMisbehaved::OverlappingPoll));
+        assert_eq!(second.try_recv(), Ok(PollAnswer::Overlap));
+        link.release(&Packet::Close);
+        assert_eq!(payload(&mut first), "1");
+    }
+
+    #[test]
+    fn a_poll_that_went_away_is_an_error_at_once() {
+        let mut link = Polling::default();
+        drop(poll(&mut link));
+        assert!(matches!(
+            link.poll_flush(&mut cx()),
+            Poll::Ready(Err(LinkError::Io(_)))
+        ));
+    }
+
+    #[test]
+    fn a_post_is_answered_when_its_last_packet_was_taken() {
+        let mut link = Polling::default();
+        let (done, mut receiver) = oneshot::channel();
+        link.attach_post(PostRequest {
+            body: "4a\u{1e}4b".into(),
+            done,
+        })
+        .unwrap();
+        for expected in ["4a", "4b"] {
+            assert!(receiver.try_recv().is_err());
+            let frame = link.poll_read();
+            assert!(
+                matches!(frame, Poll::Ready(Ok(Some(Frame::Text(text)))) if text.as_str() == expected)
+            );
+        }
+        assert!(link.poll_read().is_pending());
+        assert_eq!(receiver.try_recv(), Ok(()));
+    }
+
+    #[test]
+    fn a_close_packet_ends_the_link_and_hides_what_follows() {
+        let mut link = Polling::default();
+        let (done, mut receiver) = oneshot::channel();
+        link.attach_post(PostRequest {
+            body: "1\u{1e}4b".into(),
+            done,
+        })
+        .unwrap();
+        assert!(matches!(link.poll_read(), Poll::Ready(Ok(None))));
+        assert_eq!(receiver.try_recv(), Ok(()));
+        assert!(link.poll_read().is_pending());
+    }
+
+    #[test]
+    fn closing_waits_for_a_poll_to_say_so() {
+        let mut link = Polling::default();
+        link.close();
+        assert!(link.poll_closed(&mut cx()).is_pending());
+        let mut receiver = poll(&mut link);
+        assert!(link.poll_closed(&mut cx()).is_ready());
+        assert_eq!(payload(&mut receiver), "1");
+    }
+}

@@ -1,0 +1,3 @@
+import { whiteboardIn } from "./lib/cases.mjs";
+
+whiteboardIn("firefox");
