@@ -5,7 +5,7 @@
 //! polling payload it is `b` and base64.
 
 use bytes::Bytes;
-pub use socketioxide_core::Str;
+pub use engineioxide_core::Str;
 
 use crate::error::PeerMisbehaved;
 
