@@ -10,20 +10,14 @@ use quicket::{EngineServer, ServeError};
 async fn main() -> Result<(), ServeError> {
     let (port, webtransport) = arguments();
     let config = Config {
-        listen: Listen {
-            port,
-            ..Listen::default()
-        },
+        listen: Listen { port, ..Listen::default() },
         engine: EngineConfig {
             path: "/engine.io/".into(),
             ping_interval: Duration::from_millis(300),
             ping_timeout: Duration::from_millis(200),
             max_payload: 1_000_000,
             origins: OriginPolicy::Any,
-            transports: Transports {
-                webtransport,
-                ..Transports::default()
-            },
+            transports: Transports { webtransport, ..Transports::default() },
             ..EngineConfig::default()
         },
         ..Config::default()
@@ -45,13 +39,6 @@ async fn main() -> Result<(), ServeError> {
 fn arguments() -> (u16, bool) {
     let arguments: Vec<String> = std::env::args().collect();
     let port = arguments.iter().position(|argument| argument == "--port");
-    let port = port
-        .and_then(|at| arguments.get(at + 1))
-        .and_then(|port| port.parse().ok());
-    (
-        port.unwrap_or(3000),
-        arguments
-            .iter()
-            .any(|argument| argument == "--webtransport"),
-    )
+    let port = port.and_then(|at| arguments.get(at + 1)).and_then(|port| port.parse().ok());
+    (port.unwrap_or(3000), arguments.iter().any(|argument| argument == "--webtransport"))
 }

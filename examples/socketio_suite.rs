@@ -10,19 +10,13 @@ use quicket::{Ack, Event, Namespace, ServeError, Server, Socket};
 async fn main() -> Result<(), ServeError> {
     let (port, webtransport) = arguments();
     let config = Config {
-        listen: Listen {
-            port,
-            ..Listen::default()
-        },
+        listen: Listen { port, ..Listen::default() },
         engine: EngineConfig {
             ping_interval: Duration::from_millis(300),
             ping_timeout: Duration::from_millis(200),
             max_payload: 1_000_000,
             origins: OriginPolicy::Any,
-            transports: Transports {
-                webtransport,
-                ..Transports::default()
-            },
+            transports: Transports { webtransport, ..Transports::default() },
             ..EngineConfig::default()
         },
         socketio: SocketIoConfig {
@@ -42,14 +36,11 @@ async fn main() -> Result<(), ServeError> {
 fn install(namespace: &Namespace) {
     namespace.on_connect(|socket| async move {
         socket.on("message", |socket: Socket, event: Event| async move {
-            socket
-                .emit_args(&event.args().renamed(Some("message-back"))?)
-                .await
+            socket.emit_args(&event.args().renamed(Some("message-back"))?).await
         });
-        socket.on(
-            "message-with-ack",
-            |_: Socket, event: Event, ack: Ack| async move { ack.send_args(event.args()) },
-        );
+        socket.on("message-with-ack", |_: Socket, event: Event, ack: Ack| async move {
+            ack.send_args(event.args())
+        });
         socket.emit("auth", socket.auth()).await
     });
 }
@@ -58,13 +49,6 @@ fn install(namespace: &Namespace) {
 fn arguments() -> (u16, bool) {
     let arguments: Vec<String> = std::env::args().collect();
     let port = arguments.iter().position(|argument| argument == "--port");
-    let port = port
-        .and_then(|at| arguments.get(at + 1))
-        .and_then(|port| port.parse().ok());
-    (
-        port.unwrap_or(3000),
-        arguments
-            .iter()
-            .any(|argument| argument == "--webtransport"),
-    )
+    let port = port.and_then(|at| arguments.get(at + 1)).and_then(|port| port.parse().ok());
+    (port.unwrap_or(3000), arguments.iter().any(|argument| argument == "--webtransport"))
 }

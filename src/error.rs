@@ -290,11 +290,7 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the configuration has {} mistake(s):",
-            self.mistakes.len()
-        )?;
+        write!(f, "the configuration has {} mistake(s):", self.mistakes.len())?;
         for mistake in &self.mistakes {
             write!(f, "\n  - {mistake}")?;
         }

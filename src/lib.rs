@@ -61,5 +61,6 @@ pub use self::server::{Builder, EngineServer, EngineSocket, ForEngine, ForSocket
 pub use self::socketio::packet::{Args, Payload};
 pub use self::socketio::{
     Ack, Answers, Auth, Broadcast, ConnectError, DynamicNamespace, Event, EventHandler, FromArgs,
-    HandlerError, HandlerFuture, IntoRooms, Namespace, Outcome, RemoteSocket, Sender, Socket,
+    HandlerError, HandlerFuture, IntoRooms, Namespace, Outcome, RemoteSocket, Sender, ServerAck,
+    Socket,
 };

@@ -30,10 +30,7 @@ fn main() -> ExitCode {
         }
     };
     start_log(&config);
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("quicket: cannot start: {error}");
@@ -65,18 +62,11 @@ async fn run(config: Config) -> Result<usize, ServeError> {
     let webtransport = config.engine.transports.webtransport;
     let secure = config.tls.is_some();
     let routes = app::page::routes(&config.engine.path);
-    let server = Server::builder()
-        .config(config)
-        .routes(routes)
-        .build()
-        .await?;
+    let server = Server::builder().config(config).routes(routes).build().await?;
     app::whiteboard::install(&server.of("/"));
     let address = server.bind().await?;
     let scheme = if secure { "https" } else { "http" };
-    tracing::info!(
-        "the whiteboard is at {scheme}://localhost:{}",
-        address.port()
-    );
+    tracing::info!("the whiteboard is at {scheme}://localhost:{}", address.port());
     if webtransport {
         tracing::info!("WebTransport is on UDP {}", address.port());
     }
@@ -88,10 +78,9 @@ async fn run(config: Config) -> Result<usize, ServeError> {
 
 /// The first SIGTERM or SIGINT ends in order, the second at once.
 async fn wait_for_signals(server: Server) {
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("cannot listen for signals");
         return;
     };
@@ -113,9 +102,7 @@ async fn wait_for_signals(server: Server) {
 
 fn start_log(config: &Config) {
     let filter = EnvFilter::new(&config.log.filter);
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -204,13 +204,9 @@ pub(crate) struct By<L, M> {
 impl<L: Label, M: Countable> By<L, M> {
     fn register(registry: &mut Registry, name: &str, help: &str) -> Self {
         let family = Family::<[(&'static str, &'static str); 1], M>::default();
-        let metrics = L::ALL
-            .iter()
-            .map(|label| family.get_or_create_owned(&[(L::NAME, label.value())]));
-        let by = Self {
-            metrics: metrics.collect(),
-            label: PhantomData,
-        };
+        let metrics =
+            L::ALL.iter().map(|label| family.get_or_create_owned(&[(L::NAME, label.value())]));
+        let by = Self { metrics: metrics.collect(), label: PhantomData };
         registry.register(name, help, family);
         by
     }
@@ -279,12 +275,7 @@ macro_rules! label {
     };
 }
 
-label!(
-    TransportKind,
-    "transport",
-    Self::name,
-    [Polling, WebSocket, WebTransport]
-);
+label!(TransportKind, "transport", Self::name, [Polling, WebSocket, WebTransport]);
 
 label!(
     UpgradeOutcome,
@@ -369,17 +360,10 @@ fn register_upgrades(registry: &mut Registry) -> [By<UpgradeOutcome, Counter>; U
     let family = Family::<[(&'static str, &'static str); 3], Counter>::default();
     let upgrades = UPGRADES.map(|(from, to)| {
         let counters = UpgradeOutcome::ALL.iter().map(|outcome| {
-            let labels = [
-                ("from", from.name()),
-                ("to", to.name()),
-                ("outcome", outcome.label()),
-            ];
+            let labels = [("from", from.name()), ("to", to.name()), ("outcome", outcome.label())];
             family.get_or_create_owned(&labels)
         });
-        By {
-            metrics: counters.collect(),
-            label: PhantomData,
-        }
+        By { metrics: counters.collect(), label: PhantomData }
     });
     registry.register("upgrades", "Attempts to move to a better transport", family);
     upgrades
@@ -430,27 +414,14 @@ mod tests {
             let (name, labels) = key.split_once('{').map_or((key, ""), |(name, rest)| {
                 (name, rest.strip_suffix('}').expect("labels are closed"))
             });
-            let suffix = if families[&current] == "counter" {
-                "_total"
-            } else {
-                ""
-            };
-            assert_eq!(
-                name,
-                format!("{current}{suffix}"),
-                "a sample stands under its family"
-            );
-            assert!(
-                name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_'),
-                "{name}"
-            );
+            let suffix = if families[&current] == "counter" { "_total" } else { "" };
+            assert_eq!(name, format!("{current}{suffix}"), "a sample stands under its family");
+            assert!(name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_'), "{name}");
             for label in labels.split(',').filter(|label| !label.is_empty()) {
                 let (name, value) = label.split_once("=\"").expect("a label has a value");
                 assert!(name.bytes().all(|c| c.is_ascii_lowercase()), "{line}");
                 assert!(
-                    value
-                        .strip_suffix('"')
-                        .is_some_and(|value| !value.contains('"')),
+                    value.strip_suffix('"').is_some_and(|value| !value.contains('"')),
                     "{line}"
                 );
             }
@@ -467,27 +438,19 @@ mod tests {
     #[test]
     fn every_name_is_rendered_from_the_start() {
         let series = read(&at_start().render());
-        let names: BTreeSet<_> = series
-            .keys()
-            .filter_map(|key| key.split('{').next())
-            .collect();
+        let names: BTreeSet<_> = series.keys().filter_map(|key| key.split('{').next()).collect();
         let expected = "broadcasts_total build_info bytes_received_total bytes_sent_total \
             certificate_not_after_seconds deliveries_total handler_errors_total handler_panics_total \
             handshakes_refused_total http_requests_refused_total inbox_pauses_total \
             outbox_overflows_total packets_received_total packets_sent_total peer_misbehaved_total \
             pings_unanswered_total sessions sessions_closed_total sessions_opened_total sockets \
             upgrades_total volatile_dropped_total";
-        let expected = expected
-            .split_whitespace()
-            .map(|name| format!("quicket_{name}"));
+        let expected = expected.split_whitespace().map(|name| format!("quicket_{name}"));
         assert_eq!(
             names.into_iter().map(str::to_owned).collect::<Vec<_>>(),
             expected.collect::<Vec<_>>()
         );
-        let other_than_zero = series
-            .iter()
-            .filter(|(_, value)| **value != 0.0)
-            .map(|(key, _)| key);
+        let other_than_zero = series.iter().filter(|(_, value)| **value != 0.0).map(|(key, _)| key);
         assert!(other_than_zero.eq(["quicket_build_info{version=\"1.2.3\"}"]));
     }
 
@@ -536,11 +499,7 @@ mod tests {
         metrics.certificate_not_after.set(2_000_000_000);
         let series = read(&metrics.render());
         for (at, (name, _)) in (1_u8..).zip(counters) {
-            assert_eq!(
-                series[&format!("quicket_{name}_total")],
-                f64::from(at),
-                "{name}"
-            );
+            assert_eq!(series[&format!("quicket_{name}_total")], f64::from(at), "{name}");
         }
         assert_eq!(series["quicket_sockets"], 1.0);
         assert_eq!(series["quicket_certificate_not_after_seconds"], 2e9);

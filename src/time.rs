@@ -20,9 +20,7 @@ pub(crate) struct Timers<const N: usize> {
 
 impl<const N: usize> Timers<N> {
     pub(crate) const fn new() -> Self {
-        Self {
-            deadlines: [None; N],
-        }
+        Self { deadlines: [None; N] }
     }
 
     /// Arms a timer, replacing its earlier deadline.

@@ -24,22 +24,14 @@ const HASHED: &str = "assets/";
 /// Node's `serveClient`).
 pub(crate) fn routes(path: &str) -> Router {
     let mut router = Router::new()
-        .route(
-            "/",
-            get(|headers: HeaderMap| async move { file("index.html", &headers) }),
-        )
+        .route("/", get(|headers: HeaderMap| async move { file("index.html", &headers) }))
         .route(
             "/{*file}",
             get(
                 |Path(name): Path<String>, headers: HeaderMap| async move { file(&name, &headers) },
             ),
         );
-    for bundle in [
-        "socket.io",
-        "socket.io.min",
-        "socket.io.esm.min",
-        "socket.io.msgpack.min",
-    ] {
+    for bundle in ["socket.io", "socket.io.min", "socket.io.esm.min", "socket.io.msgpack.min"] {
         for extension in ["js", "js.map"] {
             let name = format!("{bundle}.{extension}");
             let stored = format!("socket.io/{name}");
@@ -63,10 +55,7 @@ fn file(name: &str, request: &HeaderMap) -> Response {
 
 fn respond(name: &str, found: EmbeddedFile, request: &HeaderMap) -> Response {
     let hash = found.metadata.sha256_hash();
-    let etag: String = hash[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let etag: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     let etag = format!("\"{etag}\"");
     let cache = match name.starts_with(HASHED) {
         true => "public, max-age=31536000, immutable",
@@ -80,15 +69,10 @@ fn respond(name: &str, found: EmbeddedFile, request: &HeaderMap) -> Response {
         (header::CONTENT_TYPE, mime),
         (header::CACHE_CONTROL, cache.to_owned()),
         (header::ETAG, etag.clone()),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            CONTENT_SECURITY_POLICY.to_owned(),
-        ),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY.to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
-    let known = request
-        .get(header::IF_NONE_MATCH)
-        .and_then(|value| value.to_str().ok());
+    let known = request.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     if known.is_some_and(|known| known.split(',').any(|tag| tag.trim().ends_with(&etag))) {
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }

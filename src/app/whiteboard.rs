@@ -48,9 +48,7 @@ pub(crate) fn install(board: &Namespace) {
     board.on_connect(|socket| async move {
         socket.on("drawing", draw);
         socket.on("colorUpdate", pick);
-        socket.set_data(Pen {
-            color: Color("black".into()),
-        })
+        socket.set_data(Pen { color: Color("black".into()) })
     });
 }
 

@@ -42,10 +42,7 @@ impl Bus for MemoryBus {
         replicas.retain(|replica| replica.strong_count() > 0);
         replicas.push(replica.clone());
         drop(replicas);
-        Arc::new(MemoryLog {
-            shared,
-            own: replica,
-        })
+        Arc::new(MemoryLog { shared, own: replica })
     }
 }
 
@@ -61,9 +58,7 @@ impl Log for MemoryLog {
     fn request(&self, request: Request) -> Replies {
         let (sender, receiver) = mpsc::unbounded_channel();
         let replicas = self.shared.replicas.read();
-        let others = replicas
-            .iter()
-            .filter(|replica| !Weak::ptr_eq(replica, &self.own));
+        let others = replicas.iter().filter(|replica| !Weak::ptr_eq(replica, &self.own));
         let others: Vec<_> = others.filter_map(Weak::upgrade).collect();
         drop(replicas);
         for replica in &others {
@@ -100,10 +95,7 @@ mod tests {
     }
 
     fn join(room: String) -> Message {
-        Message::Join {
-            target: Target::default(),
-            rooms: vec![room.into()],
-        }
+        Message::Join { target: Target::default(), rooms: vec![room.into()] }
     }
 
     #[test]
@@ -133,9 +125,7 @@ mod tests {
         let (_b, _log_b) = node(&bus, "/");
         let (c, log_c) = node(&bus, "/");
         drop((c, log_c));
-        let mut replies = log_a.request(Request::FetchSockets {
-            target: Target::default(),
-        });
+        let mut replies = log_a.request(Request::FetchSockets { target: Target::default() });
         assert!(replies.try_recv().is_ok());
         let end = replies.try_recv().unwrap_err();
         assert_eq!(end, mpsc::error::TryRecvError::Disconnected);

@@ -25,10 +25,7 @@ pub(crate) struct Flags {
 
 impl Default for Flags {
     fn default() -> Self {
-        Self {
-            volatile: false,
-            compress: true,
-        }
+        Self { volatile: false, compress: true }
     }
 }
 
@@ -53,6 +50,12 @@ pub(crate) enum Message {
         target: Target,
         close: bool,
     },
+    /// An event for the applications, not for clients. Nodes send a request instead; the emitter of
+    /// Node's adapter writes these into the log.
+    #[expect(dead_code, reason = "the Redis bus will make it")]
+    ServerSideEmit {
+        args: Args,
+    },
 }
 
 /// A question to the other nodes.
@@ -68,6 +71,10 @@ pub(crate) enum Request {
     FetchSockets {
         target: Target,
     },
+    /// An event for the applications of the other nodes, which each answer once.
+    ServerSideEmit {
+        args: Args,
+    },
 }
 
 /// An answer of one node.
@@ -79,6 +86,8 @@ pub(crate) enum Reply {
     Ack(Args),
     /// The sockets that were asked for.
     Sockets(Vec<SocketInfo>),
+    /// What the application of one node said to a server-side event.
+    ServerSideAnswer(Args),
 }
 
 /// A socket as other nodes see it (Node's `fetchSockets`).

@@ -43,9 +43,7 @@ impl Config {
             let setting = settings::by_name(finding.setting);
             setting.mistake(None, &(setting.show)(self), &finding.right)
         });
-        Err(ConfigError {
-            mistakes: mistakes.collect(),
-        })
+        Err(ConfigError { mistakes: mistakes.collect() })
     }
 
     pub(super) fn findings(&self) -> Vec<Finding> {
@@ -61,20 +59,14 @@ impl Config {
     }
 
     fn check_process(&self, found: &mut Findings) {
-        let Listen {
-            port, admin_port, ..
-        } = self.listen;
+        let Listen { port, admin_port, .. } = self.listen;
         found.unless(port == 0 || admin_port != Some(port), "admin-port", || {
             format!("another port than port ({port})")
         });
         if let Some(tls) = &self.tls {
             let given = |path: &std::path::Path| !path.as_os_str().is_empty();
-            found.unless(given(&tls.cert), "tls-cert", || {
-                "set together with tls-key".to_owned()
-            });
-            found.unless(given(&tls.key), "tls-key", || {
-                "set together with tls-cert".to_owned()
-            });
+            found.unless(given(&tls.cert), "tls-cert", || "set together with tls-key".to_owned());
+            found.unless(given(&tls.key), "tls-key", || "set together with tls-cert".to_owned());
         }
         let filter = EnvFilter::builder().parse(&self.log.filter);
         found.unless(filter.is_ok(), "log-filter", || {
@@ -97,31 +89,19 @@ impl Config {
             ("webtransport-idle-timeout", self.webtransport.idle_timeout),
         ] {
             // Less than a millisecond would be 0 where the handshake tells the client.
-            found.unless(
-                (Duration::from_millis(1)..=MAX_WAIT).contains(&wait),
-                setting,
-                || format!("from 1ms to {}", show_duration(&MAX_WAIT)),
-            );
+            found.unless((Duration::from_millis(1)..=MAX_WAIT).contains(&wait), setting, || {
+                format!("from 1ms to {}", show_duration(&MAX_WAIT))
+            });
         }
         let together = engine.ping_interval.saturating_add(engine.ping_timeout);
         let one_is_wrong = engine.ping_interval.max(engine.ping_timeout) > MAX_WAIT;
         found.unless(together <= MAX_WAIT || one_is_wrong, "ping-timeout", || {
-            format!(
-                "at most {} together with ping-interval",
-                show_duration(&MAX_WAIT)
-            )
+            format!("at most {} together with ping-interval", show_duration(&MAX_WAIT))
         });
         let idle = self.webtransport.idle_timeout;
-        found.unless(
-            self.webtransport.keep_alive < idle,
-            "webtransport-keep-alive",
-            || {
-                format!(
-                    "less than webtransport-idle-timeout ({})",
-                    show_duration(&idle)
-                )
-            },
-        );
+        found.unless(self.webtransport.keep_alive < idle, "webtransport-keep-alive", || {
+            format!("less than webtransport-idle-timeout ({})", show_duration(&idle))
+        });
     }
 
     fn check_limits(&self, found: &mut Findings) {
@@ -140,11 +120,7 @@ impl Config {
             ("max-namespaces", 1, socketio.max_namespaces),
             ("inbox-events", 1, socketio.inbox_events),
             ("max-pending-acks", 1, socketio.max_pending_acks),
-            (
-                "webtransport-max-pending-handshakes",
-                1,
-                self.webtransport.max_pending_handshakes,
-            ),
+            ("webtransport-max-pending-handshakes", 1, self.webtransport.max_pending_handshakes),
         ] {
             found.unless((least..=MAX_COUNT).contains(&count), setting, || {
                 format!("from {least} to {MAX_COUNT}")
@@ -163,11 +139,7 @@ impl Config {
         found.unless(is_path(&engine.path), "socketio-path", || {
             "a URL path with a slash at both ends, such as /socket.io/".to_owned()
         });
-        let Transports {
-            polling,
-            websocket,
-            webtransport,
-        } = engine.transports;
+        let Transports { polling, websocket, webtransport } = engine.transports;
         found.unless(polling || websocket || webtransport, "transports", || {
             "at least one of polling, websocket, webtransport".to_owned()
         });
@@ -193,24 +165,16 @@ impl Config {
 
 fn check_cookie(cookie: &Cookie, found: &mut Findings) {
     let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
-    found.unless(
-        !cookie.name.is_empty() && cookie.name.bytes().all(token),
-        "cookie",
-        || "off, or a name of letters, digits, - and _".to_owned(),
-    );
+    found.unless(!cookie.name.is_empty() && cookie.name.bytes().all(token), "cookie", || {
+        "off, or a name of letters, digits, - and _".to_owned()
+    });
     let plain = |c: u8| (0x20..0x7f).contains(&c) && c != b';';
     let path_is_fine = cookie.path.starts_with('/') && cookie.path.bytes().all(plain);
-    found.unless(path_is_fine, "cookie-path", || {
-        "a URL path, such as /".to_owned()
+    found.unless(path_is_fine, "cookie-path", || "a URL path, such as /".to_owned());
+    found.unless(cookie.same_site != SameSite::None || cookie.secure, "cookie-secure", || {
+        "true while cookie-same-site is none: browsers drop such a cookie".to_owned()
     });
-    found.unless(
-        cookie.same_site != SameSite::None || cookie.secure,
-        "cookie-secure",
-        || "true while cookie-same-site is none: browsers drop such a cookie".to_owned(),
-    );
-    let lasts = cookie
-        .max_age
-        .is_none_or(|age| age >= Duration::from_secs(1));
+    let lasts = cookie.max_age.is_none_or(|age| age >= Duration::from_secs(1));
     found.unless(lasts, "cookie-max-age", || "off, or at least 1s".to_owned());
 }
 
@@ -225,9 +189,7 @@ fn lasts(age: Option<Duration>) -> bool {
 fn is_path(path: &str) -> bool {
     let plain = |c: u8| c.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&c);
     let segment = |s: &str| !s.is_empty() && s != "." && s != ".." && s.bytes().all(plain);
-    let inner = path
-        .strip_prefix('/')
-        .and_then(|path| path.strip_suffix('/'));
+    let inner = path.strip_prefix('/').and_then(|path| path.strip_suffix('/'));
     inner.is_some_and(|inner| inner.split('/').all(segment))
 }
 
@@ -236,10 +198,7 @@ struct Findings(Vec<Finding>);
 impl Findings {
     fn unless(&mut self, fine: bool, setting: &'static str, right: impl FnOnce() -> String) {
         if !fine {
-            self.0.push(Finding {
-                setting,
-                right: right(),
-            });
+            self.0.push(Finding { setting, right: right() });
         }
     }
 }
@@ -253,11 +212,7 @@ mod tests {
     fn wrong(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
         let mut config = Config::default();
         change(&mut config);
-        let found: Vec<_> = config
-            .findings()
-            .into_iter()
-            .map(|finding| finding.setting)
-            .collect();
+        let found: Vec<_> = config.findings().into_iter().map(|finding| finding.setting).collect();
         let told = config.check().err().map_or(0, |error| error.mistakes.len());
         assert_eq!(told, found.len());
         found
@@ -279,11 +234,7 @@ mod tests {
                 poll_close_timeout: zero,
                 max_payload: 0,
                 outbox_bytes: 0,
-                transports: Transports {
-                    polling: false,
-                    websocket: false,
-                    webtransport: false,
-                },
+                transports: Transports { polling: false, websocket: false, webtransport: false },
                 ..EngineConfig::default()
             };
             c.socketio = SocketIoConfig {
@@ -326,27 +277,16 @@ mod tests {
     fn values_that_contradict_each_other_are_found() {
         let days = |days: u64| Duration::from_secs(days * 86_400);
         assert_eq!(wrong(|c| c.engine.max_payload = 4_000_001), ["inbox-bytes"]);
-        assert_eq!(
-            wrong(|c| c.engine.ping_interval = days(24)),
-            ["ping-timeout"]
-        );
+        assert_eq!(wrong(|c| c.engine.ping_interval = days(24)), ["ping-timeout"]);
         assert_eq!(wrong(|c| c.listen.admin_port = Some(3000)), ["admin-port"]);
         assert!(
-            wrong(|c| c.listen = Listen {
-                port: 0,
-                admin_port: Some(0),
-                ..c.listen
-            })
-            .is_empty()
+            wrong(|c| c.listen = Listen { port: 0, admin_port: Some(0), ..c.listen }).is_empty()
         );
         assert_eq!(
             wrong(|c| c.webtransport.keep_alive = c.webtransport.idle_timeout),
             ["webtransport-keep-alive"]
         );
-        let only_cert = TlsFiles {
-            cert: "a.pem".into(),
-            key: "".into(),
-        };
+        let only_cert = TlsFiles { cert: "a.pem".into(), key: "".into() };
         assert_eq!(wrong(|c| c.tls = Some(only_cert)), ["tls-key"]);
         let any = |c: &mut Config| {
             c.engine.origins = OriginPolicy::Any;
@@ -355,10 +295,7 @@ mod tests {
         assert_eq!(wrong(any), ["cors-credentials"]);
         let age = Some(Duration::from_millis(600));
         assert_eq!(wrong(|c| c.engine.cors_max_age = age), ["cors-max-age"]);
-        let cookie = Cookie {
-            same_site: SameSite::None,
-            ..Cookie::default()
-        };
+        let cookie = Cookie { same_site: SameSite::None, ..Cookie::default() };
         assert_eq!(wrong(|c| c.engine.cookie = Some(cookie)), ["cookie-secure"]);
     }
 
@@ -370,46 +307,25 @@ mod tests {
             max_age: Some(Duration::from_millis(999)),
             ..Cookie::default()
         };
-        for (name, path) in [
-            ("", ""),
-            ("a=b", "x"),
-            ("a;b", "/;"),
-            ("a\r\n", "/\r\n"),
-            ("é", "/é"),
-        ] {
+        for (name, path) in [("", ""), ("a=b", "x"), ("a;b", "/;"), ("a\r\n", "/\r\n"), ("é", "/é")]
+        {
             let found = wrong(|c| c.engine.cookie = Some(cookie(name, path)));
-            assert_eq!(
-                found,
-                ["cookie", "cookie-path", "cookie-max-age"],
-                "{name:?} {path:?}"
-            );
+            assert_eq!(found, ["cookie", "cookie-path", "cookie-max-age"], "{name:?} {path:?}");
         }
     }
 
     #[test]
     fn paths_filters_and_origins_that_can_never_match_are_refused() {
-        for path in [
-            "", "/", "//", "/a", "a/", "/a//b/", "/a/../b/", "/a?b/", "/a b/", "/%2e/", "/é/",
-        ] {
-            assert_eq!(
-                wrong(|c| c.engine.path = path.to_owned()),
-                ["socketio-path"],
-                "{path}"
-            );
+        for path in
+            ["", "/", "//", "/a", "a/", "/a//b/", "/a/../b/", "/a?b/", "/a b/", "/%2e/", "/é/"]
+        {
+            assert_eq!(wrong(|c| c.engine.path = path.to_owned()), ["socketio-path"], "{path}");
         }
         assert!(wrong(|c| c.engine.path = "/a/b.c/".to_owned()).is_empty());
-        assert_eq!(
-            wrong(|c| c.log.filter = "info,quicket=loud".to_owned()),
-            ["log-filter"]
-        );
-        assert_eq!(
-            wrong(|c| c.engine.origins = OriginPolicy::List(vec![])),
-            ["allowed-origins"]
-        );
-        let list = OriginPolicy::List(vec![
-            "https://a.org".to_owned(),
-            "https://a.org/".to_owned(),
-        ]);
+        assert_eq!(wrong(|c| c.log.filter = "info,quicket=loud".to_owned()), ["log-filter"]);
+        assert_eq!(wrong(|c| c.engine.origins = OriginPolicy::List(vec![])), ["allowed-origins"]);
+        let list =
+            OriginPolicy::List(vec!["https://a.org".to_owned(), "https://a.org/".to_owned()]);
         assert_eq!(wrong(|c| c.engine.origins = list), ["allowed-origins"]);
     }
 
@@ -418,9 +334,6 @@ mod tests {
         let mut config = Config::default();
         config.engine.ping_timeout = Duration::ZERO;
         let error = config.check().unwrap_err();
-        assert_eq!(
-            error.mistakes,
-            ["ping-timeout: \"0s\", but it must be from 1ms to 2073600s"]
-        );
+        assert_eq!(error.mistakes, ["ping-timeout: \"0s\", but it must be from 1ms to 2073600s"]);
     }
 }

@@ -96,11 +96,7 @@ fn take_away(args: &mut Vec<OsString>, error: &clap::Error) -> String {
     let is_short = is_flag && !culprit.starts_with("--");
     let found = args.iter().skip(1).position(|arg| {
         let arg = arg.to_string_lossy();
-        let name = if is_flag {
-            arg.split('=').next().unwrap_or_default()
-        } else {
-            &arg
-        };
+        let name = if is_flag { arg.split('=').next().unwrap_or_default() } else { &arg };
         name == culprit
             || !is_flag && name.starts_with(culprit)
             || is_short && arg.starts_with(culprit)
@@ -109,9 +105,8 @@ fn take_away(args: &mut Vec<OsString>, error: &clap::Error) -> String {
     if let Some(at) = found.map(|at| at + 1) {
         let removed = args.remove(at);
         let whole = removed.to_string_lossy().contains('=');
-        let next_is_value = args
-            .get(at)
-            .is_some_and(|next| !next.to_string_lossy().starts_with('-'));
+        let next_is_value =
+            args.get(at).is_some_and(|next| !next.to_string_lossy().starts_with('-'));
         if unknown && is_flag && !whole && next_is_value {
             args.remove(at);
         }
@@ -138,9 +133,7 @@ mod tests {
     use crate::error::ConfigError;
 
     fn parse(args: &[&str]) -> Result<Command, ConfigError> {
-        let args = std::iter::once("quicket")
-            .chain(args.iter().copied())
-            .map(OsString::from);
+        let args = std::iter::once("quicket").chain(args.iter().copied()).map(OsString::from);
         Config::parse(args, &|_: &str| None)
     }
 
@@ -201,22 +194,10 @@ mod tests {
             panic!("no help");
         };
         for setting in SETTINGS {
-            assert!(
-                help.contains(&format!("--{} <", setting.name)),
-                "{}",
-                setting.name
-            );
-            assert!(
-                help.contains(&format!("[env: {}]", setting.variable())),
-                "{}",
-                setting.name
-            );
+            assert!(help.contains(&format!("--{} <", setting.name)), "{}", setting.name);
+            assert!(help.contains(&format!("[env: {}]", setting.variable())), "{}", setting.name);
         }
-        for part in [
-            "[default: 25s] [env: PING_INTERVAL]",
-            "--config <FILE>",
-            "--check-config",
-        ] {
+        for part in ["[default: 25s] [env: PING_INTERVAL]", "--config <FILE>", "--check-config"] {
             assert!(help.contains(part), "{part} is not in\n{help}");
         }
     }
@@ -225,15 +206,8 @@ mod tests {
     #[test]
     fn a_value_that_is_no_text_is_a_mistake() {
         use std::os::unix::ffi::OsStringExt as _;
-        let args = [
-            "quicket".into(),
-            "--cookie".into(),
-            OsString::from_vec(vec![0xff]),
-        ];
+        let args = ["quicket".into(), "--cookie".into(), OsString::from_vec(vec![0xff])];
         let error = Config::parse(args.into_iter(), &|_: &str| None).unwrap_err();
-        assert_eq!(
-            error.mistakes,
-            ["cookie (flag --cookie): the value is not UTF-8"]
-        );
+        assert_eq!(error.mistakes, ["cookie (flag --cookie): the value is not UTF-8"]);
     }
 }

@@ -51,12 +51,8 @@ pub(super) const OFF_OR_PORT: Form<Option<u16>> = Form {
     show: |port| show_off_or(port.as_ref(), u16::to_string),
 };
 
-pub(super) const COUNT: Form<usize> = Form {
-    placeholder: "COUNT",
-    right: "a whole number",
-    read: digits,
-    show: usize::to_string,
-};
+pub(super) const COUNT: Form<usize> =
+    Form { placeholder: "COUNT", right: "a whole number", read: digits, show: usize::to_string };
 
 pub(super) const SIZE: Form<usize> = Form {
     placeholder: "SIZE",
@@ -68,13 +64,7 @@ pub(super) const SIZE: Form<usize> = Form {
 pub(super) const COMPRESSION: Form<Option<Compression>> = Form {
     placeholder: "off or SIZE",
     right: "off, or the bytes from which to compress, such as 1024 or 16Ki",
-    read: |text| {
-        off_or(text, |text| {
-            Some(Compression {
-                threshold: read_size(text)?,
-            })
-        })
-    },
+    read: |text| off_or(text, |text| Some(Compression { threshold: read_size(text)? })),
     show: |value| show_off_or(value.as_ref(), |value| show_size(&value.threshold)),
 };
 
@@ -106,11 +96,7 @@ pub(super) const TRANSPORTS: Form<Transports> = Form {
     placeholder: "LIST",
     right: "a comma list of polling, websocket and webtransport",
     read: |text| {
-        let mut transports = Transports {
-            polling: false,
-            websocket: false,
-            webtransport: false,
-        };
+        let mut transports = Transports { polling: false, websocket: false, webtransport: false };
         for name in text.split(',').map(str::trim) {
             match name {
                 "polling" => transports.polling = true,
@@ -121,21 +107,9 @@ pub(super) const TRANSPORTS: Form<Transports> = Form {
         }
         Some(transports)
     },
-    show: |&Transports {
-               polling,
-               websocket,
-               webtransport,
-           }| {
-        let all = [
-            (polling, "polling"),
-            (websocket, "websocket"),
-            (webtransport, "webtransport"),
-        ];
-        let names: Vec<_> = all
-            .into_iter()
-            .filter(|(on, _)| *on)
-            .map(|(_, name)| name)
-            .collect();
+    show: |&Transports { polling, websocket, webtransport }| {
+        let all = [(polling, "polling"), (websocket, "websocket"), (webtransport, "webtransport")];
+        let names: Vec<_> = all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect();
         names.join(",")
     },
 };
@@ -193,17 +167,11 @@ pub(super) const LOG_FORMAT: Form<LogFormat> = Form {
 
 /// Digits and nothing else: `FromStr` of integers takes a sign too.
 fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
-    text.bytes()
-        .all(|c| c.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.bytes().all(|c| c.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 fn off_or<T>(text: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
-    if text == "off" {
-        Some(None)
-    } else {
-        read(text).map(Some)
-    }
+    if text == "off" { Some(None) } else { read(text).map(Some) }
 }
 
 fn show_off_or<T>(value: Option<&T>, show: impl FnOnce(&T) -> String) -> String {
@@ -212,22 +180,15 @@ fn show_off_or<T>(value: Option<&T>, show: impl FnOnce(&T) -> String) -> String 
 
 /// Splits `25s` into 25 and the factor of `s`. No unit is the factor of "".
 fn with_unit<T: std::str::FromStr>(text: &str, units: &[(&str, T)]) -> Option<(T, usize)> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let at = units.iter().position(|(name, _)| *name == unit)?;
     Some((number.parse().ok()?, at))
 }
 
 fn read_size(text: &str) -> Option<usize> {
-    const UNITS: [(&str, usize); 5] = [
-        ("", 1),
-        ("k", 1000),
-        ("M", 1_000_000),
-        ("Ki", 1 << 10),
-        ("Mi", 1 << 20),
-    ];
+    const UNITS: [(&str, usize); 5] =
+        [("", 1), ("k", 1000), ("M", 1_000_000), ("Ki", 1 << 10), ("Mi", 1 << 20)];
     let (number, unit) = with_unit(text, &UNITS)?;
     number.checked_mul(UNITS[unit].1)
 }
@@ -241,13 +202,8 @@ pub(super) fn show_size(size: &usize) -> String {
 }
 
 fn read_duration(text: &str) -> Option<Duration> {
-    const UNITS: [(&str, u64); 5] = [
-        ("", 1),
-        ("ms", 1),
-        ("s", 1000),
-        ("m", 60_000),
-        ("h", 3_600_000),
-    ];
+    const UNITS: [(&str, u64); 5] =
+        [("", 1), ("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     let (number, unit) = with_unit(text, &UNITS)?;
     number.checked_mul(UNITS[unit].1).map(Duration::from_millis)
 }
@@ -285,11 +241,7 @@ mod tests {
             ("18446744073709551615h", None),
             ("99999999999999999999", None),
         ] {
-            assert_eq!(
-                read_duration(text),
-                millis.map(Duration::from_millis),
-                "{text:?}"
-            );
+            assert_eq!(read_duration(text), millis.map(Duration::from_millis), "{text:?}");
         }
     }
 

@@ -77,11 +77,7 @@ pub struct Listen {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self {
-            address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            port: 3000,
-            admin_port: None,
-        }
+        Self { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), port: 3000, admin_port: None }
     }
 }
 
@@ -175,11 +171,7 @@ pub struct Transports {
 
 impl Default for Transports {
     fn default() -> Self {
-        Self {
-            polling: true,
-            websocket: true,
-            webtransport: true,
-        }
+        Self { polling: true, websocket: true, webtransport: true }
     }
 }
 
@@ -328,10 +320,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self {
-            filter: "info".to_owned(),
-            format: LogFormat::default(),
-        }
+        Self { filter: "info".to_owned(), format: LogFormat::default() }
     }
 }
 

@@ -83,13 +83,8 @@ pub(super) fn is_origin(text: &str) -> bool {
     };
     let (host, port) = split_port(authority);
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-._+".contains(&c);
-    let host_is_fine = match host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
-        Some(v6) => v6
-            .parse::<std::net::Ipv6Addr>()
-            .is_ok_and(|address| address.to_string() == v6),
+    let host_is_fine = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok_and(|address| address.to_string() == v6),
         None => host.bytes().all(plain) && (!host.is_empty() || scheme == "file"),
     };
     let port_is_fine = port.is_none_or(|port| {
@@ -131,11 +126,7 @@ mod tests {
 
     #[test]
     fn a_request_without_origin_is_always_allowed() {
-        for policy in [
-            OriginPolicy::SameOrigin,
-            OriginPolicy::Any,
-            OriginPolicy::List(vec![]),
-        ] {
+        for policy in [OriginPolicy::SameOrigin, OriginPolicy::Any, OriginPolicy::List(vec![])] {
             assert!(policy.allows(None, Some("a.org")), "{policy:?}");
         }
     }
@@ -144,12 +135,7 @@ mod tests {
     fn a_list_matches_whole_origins_only() {
         let policy = OriginPolicy::List(vec!["https://a.org".to_owned()]);
         assert!(policy.allows(Some("https://a.org"), Some("b.org")));
-        for other in [
-            "http://a.org",
-            "https://a.org:8443",
-            "https://a.org.evil.org",
-            "null",
-        ] {
+        for other in ["http://a.org", "https://a.org:8443", "https://a.org.evil.org", "null"] {
             assert!(!policy.allows(Some(other), Some("a.org")), "{other}");
         }
         assert!(OriginPolicy::Any.allows(Some("null"), None));

@@ -141,9 +141,7 @@ fn read_file(
     let text = match read(path) {
         Ok(text) => text,
         Err(error) => {
-            mistakes.push(format!(
-                "config (flag --config): cannot read {shown}: {error}"
-            ));
+            mistakes.push(format!("config (flag --config): cannot read {shown}: {error}"));
             return values;
         }
     };
@@ -151,10 +149,7 @@ fn read_file(
         Ok(table) => table,
         Err(error) => {
             // Without the source line, which may be that of a secret.
-            let before = error
-                .span()
-                .and_then(|span| text.get(..span.start))
-                .unwrap_or_default();
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             mistakes.push(format!("file {shown}, line {line}: {}", error.message()));
             return values;
@@ -172,10 +167,7 @@ fn read_file(
             None => {
                 let hint = similar(&key).map(|meant| format!("; it is called {}", meant.key()));
                 let key = key.escape_debug();
-                mistakes.push(format!(
-                    "unknown key {key} in {shown}{}",
-                    hint.unwrap_or_default()
-                ));
+                mistakes.push(format!("unknown key {key} in {shown}{}", hint.unwrap_or_default()));
             }
         }
     }
@@ -205,9 +197,7 @@ mod tests {
 
     /// With the file `c.toml` in memory.
     fn parse_with(file: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Command, ConfigError> {
-        let args = std::iter::once("quicket")
-            .chain(args.iter().copied())
-            .map(OsString::from);
+        let args = std::iter::once("quicket").chain(args.iter().copied()).map(OsString::from);
         let env: BTreeMap<_, _> = env.iter().copied().collect();
         let env = |name: &str| env.get(name).map(|text| (*text).to_owned());
         super::parse(args, &env, &|path| match path.to_str() {
@@ -234,10 +224,7 @@ mod tests {
     #[test]
     fn nothing_given_means_the_defaults() {
         assert_eq!(run("", &[], &[]), Config::default());
-        assert_eq!(
-            run("", &[], &[("PORT", ""), ("COOKIE", "")]),
-            Config::default()
-        );
+        assert_eq!(run("", &[], &[("PORT", ""), ("COOKIE", "")]), Config::default());
     }
 
     #[test]
@@ -272,11 +259,7 @@ mod tests {
             tls_key = "/k.pem"
             "#;
         let Config { tls, engine, .. } = run(file, &["--config", "c.toml"], &[]);
-        let transports = Transports {
-            polling: true,
-            websocket: false,
-            webtransport: true,
-        };
+        let transports = Transports { polling: true, websocket: false, webtransport: true };
         assert_eq!(engine.transports, transports);
         assert!(!engine.allow_upgrades);
         assert_eq!(engine.max_payload, 5000);
@@ -287,19 +270,11 @@ mod tests {
             ..Cookie::default()
         };
         assert_eq!(engine.cookie, Some(cookie));
-        let list = ["https://a.org", "https://b.org"]
-            .map(str::to_owned)
-            .to_vec();
+        let list = ["https://a.org", "https://b.org"].map(str::to_owned).to_vec();
         assert_eq!(engine.origins, OriginPolicy::List(list));
         assert_eq!(engine.http_compression, None);
         assert_eq!(engine.per_message_deflate.unwrap().threshold, 2048);
-        assert_eq!(
-            tls,
-            Some(TlsFiles {
-                cert: "/c.pem".into(),
-                key: "/k.pem".into()
-            })
-        );
+        assert_eq!(tls, Some(TlsFiles { cert: "/c.pem".into(), key: "/k.pem".into() }));
     }
 
     #[test]
@@ -381,10 +356,7 @@ mod tests {
 
     #[test]
     fn the_switches_do_what_they_say() {
-        assert_eq!(
-            parse(&["--check-config"], &[]),
-            Ok(Command::CheckConfig(Config::default()))
-        );
+        assert_eq!(parse(&["--check-config"], &[]), Ok(Command::CheckConfig(Config::default())));
         let version = format!("quicket {}\n", env!("CARGO_PKG_VERSION"));
         assert_eq!(parse(&["-V"], &[]), Ok(Command::Print(version)));
         assert!(parse(&["--check-config"], &[("PORT", "x")]).is_err());

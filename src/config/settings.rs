@@ -45,11 +45,7 @@ impl Setting {
             let _ = write!(line, ": the value must be {right}");
         } else {
             let shown: String = value.chars().take(SHOWN_CHARS).collect();
-            let more = if shown.len() < value.len() {
-                " ..."
-            } else {
-                ""
-            };
+            let more = if shown.len() < value.len() { " ..." } else { "" };
             let _ = write!(line, ": {shown:?}{more}, but it must be {right}");
         }
         line
@@ -61,10 +57,7 @@ const SHOWN_CHARS: usize = 120;
 
 /// The row of that name, which must be in the table.
 pub(super) fn by_name(name: &str) -> &'static Setting {
-    SETTINGS
-        .iter()
-        .find(|setting| setting.name == name)
-        .expect("names come from the table")
+    SETTINGS.iter().find(|setting| setting.name == name).expect("names come from the table")
 }
 
 /// The setting that is meant by Node's name for it, or by one with other separators.
@@ -72,9 +65,7 @@ pub(super) fn similar(name: &str) -> Option<&'static Setting> {
     let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
     let name = plain(name);
     let is_meant = |known: &str| !known.is_empty() && plain(known) == name;
-    SETTINGS
-        .iter()
-        .find(|setting| is_meant(setting.name) || is_meant(setting.node))
+    SETTINGS.iter().find(|setting| is_meant(setting.name) || is_meant(setting.node))
 }
 
 impl Config {
@@ -135,11 +126,7 @@ macro_rules! cookie_setting {
             secret: false,
             read: |config, text| {
                 let value = ($form.read)(text).ok_or($form.right)?;
-                let cookie = config
-                    .engine
-                    .cookie
-                    .as_mut()
-                    .ok_or("set together with cookie")?;
+                let cookie = config.engine.cookie.as_mut().ok_or("set together with cookie")?;
                 cookie.$field = value;
                 Ok(())
             },
@@ -254,10 +241,7 @@ pub(super) const SETTINGS: &[Setting] = &[
 ];
 
 fn tls(config: &mut Config) -> &mut TlsFiles {
-    config.tls.get_or_insert_with(|| TlsFiles {
-        cert: "".into(),
-        key: "".into(),
-    })
+    config.tls.get_or_insert_with(|| TlsFiles { cert: "".into(), key: "".into() })
 }
 
 fn show_path(path: &Path) -> String {
@@ -277,12 +261,7 @@ mod tests {
             let before = config.clone();
             let shown = (setting.show)(&config);
             if !shown.is_empty() {
-                assert_eq!(
-                    (setting.read)(&mut config, &shown),
-                    Ok(()),
-                    "{}",
-                    setting.name
-                );
+                assert_eq!((setting.read)(&mut config, &shown), Ok(()), "{}", setting.name);
             }
             assert_eq!(config, before, "{}", setting.name);
         }
@@ -313,12 +292,7 @@ mod tests {
         };
         for setting in SETTINGS {
             let mut config = start.clone();
-            assert_eq!(
-                (setting.read)(&mut config, other(setting)),
-                Ok(()),
-                "{}",
-                setting.name
-            );
+            assert_eq!((setting.read)(&mut config, other(setting)), Ok(()), "{}", setting.name);
             let changed: Vec<_> = SETTINGS
                 .iter()
                 .filter(|each| (each.show)(&config) != (each.show)(&start))
@@ -331,9 +305,9 @@ mod tests {
     #[test]
     fn no_name_is_taken_twice_or_by_the_system() {
         let mut names: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
-        for taken in [
-            "PATH", "HOME", "HOSTNAME", "USER", "SHELL", "TERM", "LANG", "TZ", "PWD", "TMPDIR",
-        ] {
+        for taken in
+            ["PATH", "HOME", "HOSTNAME", "USER", "SHELL", "TERM", "LANG", "TZ", "PWD", "TMPDIR"]
+        {
             assert!(!names.iter().any(|name| name == taken), "{taken}");
         }
         names.sort();
@@ -343,15 +317,9 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_shown() {
-        let setting = Setting {
-            secret: true,
-            ..*by_name("log-filter")
-        };
+        let setting = Setting { secret: true, ..*by_name("log-filter") };
         let line = setting.mistake(Some("environment LOG_FILTER"), "hunter2", "text");
-        assert_eq!(
-            line,
-            "log-filter (environment LOG_FILTER): the value must be text"
-        );
+        assert_eq!(line, "log-filter (environment LOG_FILTER): the value must be text");
     }
 
     #[test]

@@ -81,10 +81,7 @@ pub(crate) struct LengthPrefixed {
 impl LengthPrefixed {
     /// `max_payload`: longest frame that is accepted, in bytes.
     pub(crate) fn new(max_payload: usize) -> Self {
-        Self {
-            buffer: BytesMut::new(),
-            max_payload,
-        }
+        Self { buffer: BytesMut::new(), max_payload }
     }
 
     pub(crate) fn push(&mut self, data: &[u8]) {
@@ -191,9 +188,7 @@ impl Records {
             None => rest,
         };
         if let Some(encoded) = record.strip_prefix('b') {
-            let data = BASE64_LENIENT
-                .decode(encoded)
-                .map_err(|_| PeerMisbehaved::InvalidBase64)?;
+            let data = BASE64_LENIENT.decode(encoded).map_err(|_| PeerMisbehaved::InvalidBase64)?;
             return Ok(Some(Frame::Binary(data.into())));
         }
         Ok(Some(Frame::Text(record)))
@@ -262,21 +257,14 @@ mod tests {
 
     #[test]
     fn a_payload_has_several_packets_and_base64_for_binary() {
-        let frames = [
-            text("4hello"),
-            text("2"),
-            Frame::Binary(Bytes::from_static(&[1, 2, 3, 4])),
-        ];
+        let frames = [text("4hello"), text("2"), Frame::Binary(Bytes::from_static(&[1, 2, 3, 4]))];
         let mut body = String::new();
         for frame in &frames {
             put_record(frame, &mut body);
         }
         assert_eq!(body, "4hello\u{1e}2\u{1e}bAQIDBA==");
         assert_eq!(records(&body), Ok(frames.to_vec()));
-        assert_eq!(
-            records("bAQIDBA"),
-            Ok(vec![Frame::Binary(Bytes::from_static(&[1, 2, 3, 4]))])
-        );
+        assert_eq!(records("bAQIDBA"), Ok(vec![Frame::Binary(Bytes::from_static(&[1, 2, 3, 4]))]));
         assert_eq!(records("b!!"), Err(PeerMisbehaved::InvalidBase64));
         assert_eq!(records(""), Ok(vec![text("")]));
         assert_eq!(records("4a\u{1e}"), Ok(vec![text("4a"), text("")]));

@@ -67,26 +67,18 @@ pub struct Refusal {
 impl Refusal {
     /// A [`HandshakeError::Forbidden`] with a text of the application's.
     pub fn forbidden(message: impl Into<String>) -> Self {
-        Self {
-            error: HandshakeError::Forbidden,
-            message: Some(message.into()),
-        }
+        Self { error: HandshakeError::Forbidden, message: Some(message.into()) }
     }
 
     /// The text for the client.
     pub fn message(&self) -> &str {
-        self.message
-            .as_deref()
-            .unwrap_or_else(|| self.error.message())
+        self.message.as_deref().unwrap_or_else(|| self.error.message())
     }
 }
 
 impl From<HandshakeError> for Refusal {
     fn from(error: HandshakeError) -> Self {
-        Self {
-            error,
-            message: None,
-        }
+        Self { error, message: None }
     }
 }
 
@@ -113,10 +105,7 @@ pub struct Handshake {
 impl Handshake {
     /// The first query parameter of that name.
     pub fn query(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The header field of that name, if it is text.
@@ -137,9 +126,7 @@ impl Handshake {
 
 /// Parses a query string (`a=b&c=d`).
 pub(crate) fn parse_query(query: &str) -> Vec<(String, String)> {
-    form_urlencoded::parse(query.as_bytes())
-        .into_owned()
-        .collect()
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
 /// The OPEN packet's JSON, keys in Node's order (engine.io socket.ts `onOpen`).
@@ -155,9 +142,7 @@ pub(crate) struct OpenPacket<'a> {
 
 impl OpenPacket<'_> {
     pub(crate) fn to_json(&self) -> Str {
-        serde_json::to_string(self)
-            .expect("strings and numbers always serialize")
-            .into()
+        serde_json::to_string(self).expect("strings and numbers always serialize").into()
     }
 }
 
@@ -196,9 +181,7 @@ mod tests {
 
     #[test]
     fn codes_and_texts_are_nodes() {
-        let table: Vec<_> = HandshakeError::ALL
-            .map(|e| (e.code(), e.message()))
-            .to_vec();
+        let table: Vec<_> = HandshakeError::ALL.map(|e| (e.code(), e.message())).to_vec();
         assert_eq!(
             table,
             [
@@ -232,19 +215,8 @@ mod tests {
         let sid = "AAAAAAAAAAAAAAAAAAAA";
         assert_eq!(FirstPacket::read(""), FirstPacket::Open);
         let attach = format!(r#"{{"sid":"{sid}"}}"#);
-        assert_eq!(
-            FirstPacket::read(&attach),
-            FirstPacket::Attach(Sid::parse(sid).unwrap())
-        );
-        for bad in [
-            "{}",
-            "null",
-            "x",
-            r#"{"sid":1}"#,
-            r#"{"sid":"__proto__"}"#,
-            "[",
-            "{\"sid\"",
-        ] {
+        assert_eq!(FirstPacket::read(&attach), FirstPacket::Attach(Sid::parse(sid).unwrap()));
+        for bad in ["{}", "null", "x", r#"{"sid":1}"#, r#"{"sid":"__proto__"}"#, "[", "{\"sid\""] {
             assert_eq!(FirstPacket::read(bad), FirstPacket::Illegal, "{bad}");
         }
     }

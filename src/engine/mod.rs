@@ -49,10 +49,7 @@ impl Sid {
     /// Reads a sid as a client sent it. `None` for anything that cannot be one.
     pub fn parse(text: &str) -> Option<Self> {
         let chars: [u8; Self::LEN] = text.as_bytes().try_into().ok()?;
-        chars
-            .iter()
-            .all(|c| Self::ALPHABET.contains(c))
-            .then_some(Self(chars))
+        chars.iter().all(|c| Self::ALPHABET.contains(c)).then_some(Self(chars))
     }
 
     /// The sid as text.

@@ -43,10 +43,7 @@ pub(crate) enum Event {
     /// The client sent a message.
     Message(Message),
     /// The probe is the current link now; the old one is to be let go of.
-    Switched {
-        from: TransportKind,
-        to: TransportKind,
-    },
+    Switched { from: TransportKind, to: TransportKind },
     /// The upgrade came to nothing; the probe link is to be closed, the session lives.
     ProbeDropped(ProbeFailure),
     /// An orderly close: send what is queued, then close the link and call [`Session::finished`].
@@ -280,12 +277,8 @@ impl Session {
         if !self.upgradable || self.kind != TransportKind::Polling {
             return Err(UpgradeRefused::NotUpgradable);
         }
-        self.probe = Some(Probe {
-            kind,
-            answered: false,
-        });
-        self.timers
-            .set(Timer::Upgrade, now + self.times.upgrade_timeout);
+        self.probe = Some(Probe { kind, answered: false });
+        self.timers.set(Timer::Upgrade, now + self.times.upgrade_timeout);
         Ok(())
     }
 
@@ -323,8 +316,7 @@ impl Session {
             match timer {
                 Timer::Ping => {
                     self.heartbeat = Heartbeat::AwaitingPong { refreshed: false };
-                    self.transmits
-                        .push_back((Slot::Current, Packet::Ping("".into())));
+                    self.transmits.push_back((Slot::Current, Packet::Ping("".into())));
                     self.arm_pong(now);
                 }
                 Timer::Pong => self.end(CloseReason::PingTimeout),
@@ -341,8 +333,7 @@ impl Session {
         }
         self.state = State::Closing(reason);
         self.timers = Timers::new();
-        self.timers
-            .set(Timer::Close, now + self.times.close_timeout);
+        self.timers.set(Timer::Close, now + self.times.close_timeout);
         self.drop_probe(ProbeFailure::SessionClosed);
         self.events.push_back(Event::Closing);
     }
@@ -403,11 +394,7 @@ impl Session {
             return;
         }
         // the reason of an orderly close that was cut short stays the one that it began with
-        let reason = if let State::Closing(first) = self.state {
-            first
-        } else {
-            reason
-        };
+        let reason = if let State::Closing(first) = self.state { first } else { reason };
         self.drop_probe(ProbeFailure::SessionClosed);
         self.state = State::Closed;
         self.timers = Timers::new();

@@ -22,10 +22,7 @@ impl Bench {
     fn new(kind: TransportKind) -> Self {
         let start = Instant::now();
         let sid = Sid::new([1; 16], NodeTag::new([2; 4]));
-        Self {
-            session: Session::open(start, sid, kind, true, times()),
-            start,
-        }
+        Self { session: Session::open(start, sid, kind, true, times()), start }
     }
 
     fn at(&self, millis: u64) -> Instant {
@@ -34,11 +31,7 @@ impl Bench {
 
     /// Lets time pass, timer by timer, up to `millis`.
     fn pass(&mut self, millis: u64) {
-        while let Some(next) = self
-            .session
-            .poll_timeout()
-            .filter(|at| *at <= self.at(millis))
-        {
+        while let Some(next) = self.session.poll_timeout().filter(|at| *at <= self.at(millis)) {
             self.session.handle_timeout(next);
         }
     }
@@ -64,10 +57,7 @@ impl Bench {
     fn upgrading(millis: u64) -> Self {
         let mut bench = Self::new(TransportKind::Polling);
         let at = bench.at(millis);
-        bench
-            .session
-            .handle_probe_attached(at, TransportKind::WebSocket)
-            .unwrap();
+        bench.session.handle_probe_attached(at, TransportKind::WebSocket).unwrap();
         bench
     }
 }
@@ -83,9 +73,7 @@ fn pings_go_on_as_long_as_pongs_come() {
         let due = 300 + round * 310;
         bench.pass(due);
         assert_eq!(bench.transmits(), [ping()], "round {round}");
-        bench
-            .packet(due + 10, Slot::Current, Packet::Pong("".into()))
-            .unwrap();
+        bench.packet(due + 10, Slot::Current, Packet::Pong("".into())).unwrap();
     }
     assert_eq!(bench.events(), []);
 }
@@ -105,9 +93,7 @@ fn another_packet_buys_time_once_per_ping() {
     let mut bench = Bench::new(TransportKind::WebSocket);
     bench.pass(300);
     for millis in [400, 450, 590] {
-        bench
-            .packet(millis, Slot::Current, Packet::Message("x".into()))
-            .unwrap();
+        bench.packet(millis, Slot::Current, Packet::Message("x".into())).unwrap();
         bench.events();
     }
     bench.pass(599);
@@ -153,15 +139,9 @@ fn a_ping_from_the_client_is_the_wrong_direction() {
 fn what_an_open_session_does_with_each_packet() {
     for (packet, expected) in [
         (Packet::Open("".into()), vec![]),
-        (
-            Packet::Close,
-            vec![Event::Closed(CloseReason::TransportClose)],
-        ),
+        (Packet::Close, vec![Event::Closed(CloseReason::TransportClose)]),
         (Packet::Pong("".into()), vec![]),
-        (
-            Packet::Message("a".into()),
-            vec![Event::Message("a".into())],
-        ),
+        (Packet::Message("a".into()), vec![Event::Message("a".into())]),
         (Packet::Upgrade, vec![]),
         (Packet::Noop, vec![]),
     ] {
@@ -175,27 +155,17 @@ fn what_an_open_session_does_with_each_packet() {
 fn an_upgrade_probes_ends_polls_and_switches() {
     let mut bench = Bench::upgrading(10);
     assert!(!bench.session.ends_idle_polls());
-    bench
-        .packet(20, Slot::Probe, Packet::Ping("probe".into()))
-        .unwrap();
-    assert_eq!(
-        bench.transmits(),
-        [(Slot::Probe, Packet::Pong("probe".into()))]
-    );
+    bench.packet(20, Slot::Probe, Packet::Ping("probe".into())).unwrap();
+    assert_eq!(bench.transmits(), [(Slot::Probe, Packet::Pong("probe".into()))]);
     assert!(bench.session.ends_idle_polls());
     // messages still come over polling
-    bench
-        .packet(25, Slot::Current, Packet::Message("late".into()))
-        .unwrap();
+    bench.packet(25, Slot::Current, Packet::Message("late".into())).unwrap();
     bench.packet(30, Slot::Probe, Packet::Upgrade).unwrap();
     assert_eq!(
         bench.events(),
         [
             Event::Message("late".into()),
-            Event::Switched {
-                from: TransportKind::Polling,
-                to: TransportKind::WebSocket
-            },
+            Event::Switched { from: TransportKind::Polling, to: TransportKind::WebSocket },
         ]
     );
     assert_eq!(bench.session.kind(), TransportKind::WebSocket);
@@ -207,14 +177,10 @@ fn an_upgrade_probes_ends_polls_and_switches() {
 #[test]
 fn an_upgrade_that_is_never_finished_leaves_the_session_alive() {
     let mut bench = Bench::upgrading(0);
-    bench
-        .packet(1, Slot::Probe, Packet::Ping("probe".into()))
-        .unwrap();
+    bench.packet(1, Slot::Probe, Packet::Ping("probe".into())).unwrap();
     for due in [300, 610, 920] {
         bench.pass(due);
-        bench
-            .packet(due + 10, Slot::Current, Packet::Pong("".into()))
-            .unwrap();
+        bench.packet(due + 10, Slot::Current, Packet::Pong("".into())).unwrap();
     }
     bench.transmits();
     bench.pass(999);
@@ -223,9 +189,7 @@ fn an_upgrade_that_is_never_finished_leaves_the_session_alive() {
     assert_eq!(bench.events(), [Event::ProbeDropped(ProbeFailure::Timeout)]);
     assert!(bench.session.is_open());
     assert!(!bench.session.ends_idle_polls());
-    let again = bench
-        .session
-        .handle_probe_attached(bench.at(1_001), TransportKind::WebTransport);
+    let again = bench.session.handle_probe_attached(bench.at(1_001), TransportKind::WebTransport);
     assert_eq!(again, Ok(()), "and another upgrade may be tried");
 }
 
@@ -243,10 +207,7 @@ fn what_does_not_belong_on_a_probe_drops_the_probe_only() {
         let mut bench = Bench::upgrading(0);
         let result = bench.packet(1, Slot::Probe, packet.clone());
         assert_eq!(result, Err(PeerMisbehaved::UpgradeOutOfOrder), "{packet:?}");
-        assert_eq!(
-            bench.events(),
-            [Event::ProbeDropped(ProbeFailure::Misbehaved)]
-        );
+        assert_eq!(bench.events(), [Event::ProbeDropped(ProbeFailure::Misbehaved)]);
         assert!(bench.session.is_open());
     }
 }
@@ -254,39 +215,25 @@ fn what_does_not_belong_on_a_probe_drops_the_probe_only() {
 #[test]
 fn only_one_upgrade_from_polling() {
     let mut bench = Bench::upgrading(0);
-    let second = bench
-        .session
-        .handle_probe_attached(bench.at(1), TransportKind::WebTransport);
+    let second = bench.session.handle_probe_attached(bench.at(1), TransportKind::WebTransport);
     assert_eq!(second, Err(UpgradeRefused::Upgrading));
-    bench
-        .packet(2, Slot::Probe, Packet::Ping("probe".into()))
-        .unwrap();
+    bench.packet(2, Slot::Probe, Packet::Ping("probe".into())).unwrap();
     bench.packet(3, Slot::Probe, Packet::Upgrade).unwrap();
-    let third = bench
-        .session
-        .handle_probe_attached(bench.at(4), TransportKind::WebTransport);
+    let third = bench.session.handle_probe_attached(bench.at(4), TransportKind::WebTransport);
     assert_eq!(third, Err(UpgradeRefused::NotUpgradable));
     let mut closing = Bench::new(TransportKind::Polling);
-    closing
-        .session
-        .close(closing.start, CloseReason::ForcedClose);
-    let late = closing
-        .session
-        .handle_probe_attached(closing.at(1), TransportKind::WebSocket);
+    closing.session.close(closing.start, CloseReason::ForcedClose);
+    let late = closing.session.handle_probe_attached(closing.at(1), TransportKind::WebSocket);
     assert_eq!(late, Err(UpgradeRefused::Closing));
 }
 
 #[test]
 fn losing_the_probe_or_the_session() {
     let mut bench = Bench::upgrading(0);
-    bench
-        .session
-        .handle_link_lost(Slot::Probe, CloseReason::TransportError);
+    bench.session.handle_link_lost(Slot::Probe, CloseReason::TransportError);
     assert_eq!(bench.events(), [Event::ProbeDropped(ProbeFailure::Lost)]);
     let mut bench = Bench::upgrading(0);
-    bench
-        .session
-        .handle_link_lost(Slot::Current, CloseReason::TransportError);
+    bench.session.handle_link_lost(Slot::Current, CloseReason::TransportError);
     assert_eq!(
         bench.events(),
         [
@@ -299,30 +246,18 @@ fn losing_the_probe_or_the_session() {
 #[test]
 fn an_orderly_close_waits_to_be_finished_but_not_for_ever() {
     let mut bench = Bench::new(TransportKind::Polling);
-    bench
-        .session
-        .close(bench.at(5), CloseReason::ServerShuttingDown);
+    bench.session.close(bench.at(5), CloseReason::ServerShuttingDown);
     assert_eq!(bench.events(), [Event::Closing]);
-    bench
-        .packet(6, Slot::Current, Packet::Message("ignored".into()))
-        .unwrap();
+    bench.packet(6, Slot::Current, Packet::Message("ignored".into())).unwrap();
     bench.pass(3_004);
     assert_eq!(bench.events(), []);
     bench.pass(3_005);
-    assert_eq!(
-        bench.events(),
-        [Event::Closed(CloseReason::ServerShuttingDown)]
-    );
+    assert_eq!(bench.events(), [Event::Closed(CloseReason::ServerShuttingDown)]);
 
     let mut bench = Bench::new(TransportKind::Polling);
     bench.session.close(bench.at(5), CloseReason::ForcedClose);
-    bench
-        .session
-        .handle_link_lost(Slot::Current, CloseReason::TransportClose);
-    assert_eq!(
-        bench.events(),
-        [Event::Closing, Event::Closed(CloseReason::ForcedClose)]
-    );
+    bench.session.handle_link_lost(Slot::Current, CloseReason::TransportClose);
+    assert_eq!(bench.events(), [Event::Closing, Event::Closed(CloseReason::ForcedClose)]);
 }
 
 #[derive(Clone, Debug)]

@@ -55,17 +55,12 @@ impl Encoded {
 
     /// All frames as they lie in a WebTransport stream.
     pub(crate) fn length_prefixed(&self) -> &Bytes {
-        self.length_prefixed
-            .get_or_init(|| self.framed(put_length_prefixed))
+        self.length_prefixed.get_or_init(|| self.framed(put_length_prefixed))
     }
 
     fn framed(&self, put: impl Fn(&Frame, &mut BytesMut)) -> Bytes {
         const HEADER_MAX: usize = 10;
-        let bytes = self
-            .frames
-            .iter()
-            .map(|frame| frame.len() + HEADER_MAX)
-            .sum();
+        let bytes = self.frames.iter().map(|frame| frame.len() + HEADER_MAX).sum();
         let mut out = BytesMut::with_capacity(bytes);
         for frame in &self.frames {
             put(frame, &mut out);
@@ -80,10 +75,8 @@ mod tests {
 
     #[test]
     fn recipients_share_the_same_bytes() {
-        let encoded = Encoded::new(
-            vec![Frame::Text("4hi".into()), Frame::Binary("x".into())],
-            true,
-        );
+        let encoded =
+            Encoded::new(vec![Frame::Text("4hi".into()), Frame::Binary("x".into())], true);
         assert_eq!(&encoded.websocket()[..], b"\x81\x034hi\x82\x01x");
         assert_eq!(&encoded.length_prefixed()[..], b"\x034hi\x81x");
         assert_eq!(encoded.websocket().as_ptr(), encoded.websocket().as_ptr());

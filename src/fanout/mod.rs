@@ -44,13 +44,7 @@ impl Mailbox {
     /// `limit`: bytes that may wait for a peer that does not read.
     pub(crate) fn new(limit: usize) -> Self {
         let outbox = Outbox::new(limit);
-        Self {
-            inner: Mutex::new(Inner {
-                outbox,
-                asked: Asked::default(),
-                waker: None,
-            }),
-        }
+        Self { inner: Mutex::new(Inner { outbox, asked: Asked::default(), waker: None }) }
     }
 
     /// Queues one message. [`Verdict::Overflow`] has ended the session as a slow consumer.

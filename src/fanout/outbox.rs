@@ -40,13 +40,7 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// `limit`: bytes that may wait. One message is taken into an empty queue whatever its size.
     pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            queue: VecDeque::new(),
-            bytes: 0,
-            limit,
-            stalled: false,
-            gate: Gate::Open,
-        }
+        Self { queue: VecDeque::new(), bytes: 0, limit, stalled: false, gate: Gate::Open }
     }
 
     pub(crate) fn push(&mut self, message: Arc<Encoded>, volatile: bool) -> Verdict {

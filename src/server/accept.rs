@@ -38,26 +38,17 @@ enum Verified {
 /// Answers any request to the Engine.IO path.
 pub(crate) async fn handle(core: Arc<Core>, peer: Peer, request: Request<Body>) -> Response<Body> {
     let query = parse_query(request.uri().query().unwrap_or_default());
-    let parameter = |name: &str| {
-        query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    };
+    let parameter =
+        |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let facts = RequestFacts::new(request.headers(), parameter("j"));
     let config = &core.config.engine;
     let upgrade = is_websocket_upgrade(&request);
     let allowed = config.origins.allows(
-        request
-            .headers()
-            .get(header::ORIGIN)
-            .map(|value| value.to_str().unwrap_or("\u{fffd}")),
+        request.headers().get(header::ORIGIN).map(|value| value.to_str().unwrap_or("\u{fffd}")),
         request_authority(&request),
     );
-    if allowed {
-        if let Some(response) = wire::preflight(config, request.method(), &facts) {
-            return response;
-        }
+    if allowed && let Some(response) = wire::preflight(config, request.method(), &facts) {
+        return response;
     }
     let verified = if allowed {
         verify(&core, &request, upgrade, &facts, &parameter)
@@ -129,17 +120,9 @@ fn is_websocket_upgrade(request: &Request<Body>) -> bool {
 }
 
 fn request_authority(request: &Request<Body>) -> Option<&str> {
-    let host = request
-        .headers()
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     // HTTP/2 has it in the URI
-    host.or_else(|| {
-        request
-            .uri()
-            .authority()
-            .map(|authority| authority.as_str())
-    })
+    host.or_else(|| request.uri().authority().map(|authority| authority.as_str()))
 }
 
 /// Opens a session by polling or WebSocket.
@@ -152,16 +135,12 @@ async fn open(
     kind: TransportKind,
 ) -> Result<Response<Body>, Refusal> {
     let mut headers = request.headers().clone();
-    if let Some(authority) = request.uri().authority() {
-        if let Ok(host) = http::HeaderValue::try_from(authority.as_str()) {
-            headers.entry(header::HOST).or_insert(host);
-        }
+    if let Some(authority) = request.uri().authority()
+        && let Ok(host) = http::HeaderValue::try_from(authority.as_str())
+    {
+        headers.entry(header::HOST).or_insert(host);
     }
-    let url = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |target| target.as_str())
-        .to_owned();
+    let url = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let handshake = Arc::new(Handshake {
         transport: kind.name(),
         url,
@@ -219,12 +198,7 @@ async fn poll_response(
         Ok(PollAnswer::Overlap) => return wire::empty(StatusCode::BAD_REQUEST),
         Err(_) => return wire::refuse_request(&HandshakeError::SessionUnknown.into()),
     };
-    let compression = core
-        .config
-        .engine
-        .http_compression
-        .clone()
-        .filter(|_| compress);
+    let compression = core.config.engine.http_compression.filter(|_| compress);
     if compression.is_none() || body.len() < wire::COMPRESS_INLINE_MAX {
         return wire::poll_response(facts, compression.as_ref(), body);
     }
@@ -282,10 +256,7 @@ async fn post(
         return broke(PeerMisbehaved::InvalidUtf8);
     };
     let (done, receiver) = oneshot::channel();
-    session.send(Command::Post(PostRequest {
-        body: Str::from(body),
-        done,
-    }));
+    session.send(Command::Post(PostRequest { body: Str::from(body), done }));
     match receiver.await {
         Ok(()) => wire::post_response(facts),
         // the session ended over it, or before it
@@ -299,9 +270,7 @@ fn upgrade_session(
     request: Request<Body>,
     session: Arc<SessionHandle>,
 ) -> Response<Body> {
-    accept_websocket(core, request, move |_, link| {
-        session.send(Command::Attach(link))
-    })
+    accept_websocket(core, request, move |_, link| session.send(Command::Attach(link)))
 }
 
 /// Answers with 101 and hands the link over when the connection has been upgraded.
@@ -311,9 +280,8 @@ fn accept_websocket(
     take: impl FnOnce(&Core, Link) + Send + 'static,
 ) -> Response<Body> {
     let engine = &core.config.engine;
-    let deflate = engine.per_message_deflate.as_ref().map(|option| Deflate {
-        threshold: option.threshold,
-    });
+    let deflate =
+        engine.per_message_deflate.as_ref().map(|option| Deflate { threshold: option.threshold });
     let handshake = match websocket::negotiate(request.method(), request.headers(), deflate) {
         Ok(handshake) => handshake,
         Err(error) => {
@@ -324,9 +292,7 @@ fn accept_websocket(
     let upgrade = hyper::upgrade::on(&mut request);
     let mut response = wire::empty(StatusCode::SWITCHING_PROTOCOLS);
     response.headers_mut().extend(handshake.headers());
-    let config = WebSocketConfig {
-        max_payload: engine.max_payload,
-    };
+    let config = WebSocketConfig { max_payload: engine.max_payload };
     let (core, deadline) = (core.clone(), engine.upgrade_timeout);
     tokio::spawn(async move {
         match tokio::time::timeout(deadline, upgrade).await {

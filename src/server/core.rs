@@ -97,12 +97,7 @@ impl Core {
         if self.is_stopping() {
             return Err(HandshakeError::Forbidden.into());
         }
-        if !self
-            .config
-            .engine
-            .origins
-            .allows(handshake.origin(), handshake.header("host"))
-        {
+        if !self.config.engine.origins.allows(handshake.origin(), handshake.header("host")) {
             return Err(HandshakeError::Forbidden.into());
         }
         match &self.admit {
@@ -121,11 +116,7 @@ impl Core {
     pub(crate) fn open(&self, link: Link, handshake: Arc<Handshake>) -> Arc<SessionHandle> {
         let kind = link.kind();
         let sid = Sid::new(rand::random(), self.node);
-        let handle = Arc::new(SessionHandle::new(
-            sid,
-            kind,
-            self.config.engine.outbox_bytes,
-        ));
+        let handle = Arc::new(SessionHandle::new(sid, kind, self.config.engine.outbox_bytes));
         let now = tokio::time::Instant::now().into_std();
         let upgrades = self.upgrades(kind);
         let session = Session::open(now, sid, kind, !upgrades.is_empty(), self.times.clone());
@@ -152,15 +143,7 @@ impl Core {
             }
         };
         let (registry, metrics) = (self.registry.clone(), self.metrics.clone());
-        let driver = Driver::new(
-            session,
-            link,
-            &open,
-            upper,
-            handle.clone(),
-            registry,
-            metrics,
-        );
+        let driver = Driver::new(session, link, &open, upper, handle.clone(), registry, metrics);
         tokio::spawn(driver);
         handle
     }
@@ -171,11 +154,7 @@ impl Core {
             return Vec::new();
         }
         let better = [TransportKind::WebSocket, TransportKind::WebTransport];
-        better
-            .into_iter()
-            .filter(|kind| self.is_enabled(*kind))
-            .map(TransportKind::name)
-            .collect()
+        better.into_iter().filter(|kind| self.is_enabled(*kind)).map(TransportKind::name).collect()
     }
 
     // --- stopping

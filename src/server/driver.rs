@@ -153,18 +153,18 @@ impl Driver {
         for command in self.handle.take_commands() {
             match command {
                 Command::Poll(request) => {
-                    if let Link::Polling(link) = &mut self.link {
-                        if let Err(rule) = link.attach_poll(request) {
-                            self.misbehaved(Slot::Current, rule);
-                        }
+                    if let Link::Polling(link) = &mut self.link
+                        && let Err(rule) = link.attach_poll(request)
+                    {
+                        self.misbehaved(Slot::Current, rule);
                     }
                     // else: the session has moved on; dropping the request tells its sender
                 }
                 Command::Post(request) => {
-                    if let Link::Polling(link) = &mut self.link {
-                        if let Err(rule) = link.attach_post(request) {
-                            self.misbehaved(Slot::Current, rule);
-                        }
+                    if let Link::Polling(link) = &mut self.link
+                        && let Err(rule) = link.attach_post(request)
+                    {
+                        self.misbehaved(Slot::Current, rule);
                     }
                 }
                 Command::Attach(link) => self.attach(link, now),
@@ -226,7 +226,7 @@ impl Driver {
     fn received(&mut self, slot: Slot, result: Result<Option<Frame>, LinkError>, now: Instant) {
         let kind = match slot {
             Slot::Current => self.session.kind(),
-            Slot::Probe => self.probe.as_ref().map_or(self.session.kind(), Link::kind),
+            Slot::Probe => self.probe.as_ref().map_or_else(|| self.session.kind(), Link::kind),
         };
         match result {
             Ok(Some(frame)) => {
@@ -241,14 +241,11 @@ impl Driver {
                     self.count(rule);
                 }
             }
-            Ok(None) => self
-                .session
-                .handle_link_lost(slot, CloseReason::TransportClose),
+            Ok(None) => self.session.handle_link_lost(slot, CloseReason::TransportClose),
             Err(LinkError::Peer(rule)) => self.misbehaved(slot, rule),
             Err(LinkError::Io(error)) => {
                 tracing::debug!(sid = ?self.session.sid(), %kind, %error, "a link broke");
-                self.session
-                    .handle_link_lost(slot, CloseReason::TransportError);
+                self.session.handle_link_lost(slot, CloseReason::TransportError);
             }
         }
     }
@@ -286,12 +283,8 @@ impl Driver {
                     }
                 }
                 Event::Switched { from, to } => {
-                    self.metrics
-                        .upgraded(from, to, crate::metrics::UpgradeOutcome::Completed);
-                    let probe = self
-                        .probe
-                        .take()
-                        .expect("only an attached probe can take over");
+                    self.metrics.upgraded(from, to, crate::metrics::UpgradeOutcome::Completed);
+                    let probe = self.probe.take().expect("only an attached probe can take over");
                     let old = std::mem::replace(&mut self.link, probe);
                     self.handle.set_kind(to);
                     if let Upper::SocketIo(connection) = &self.upper {
@@ -368,10 +361,11 @@ impl Driver {
                     self.link.queue(&message)?;
                 }
             }
-            if let Link::Polling(polling) = &mut self.link {
-                if polling.is_idle() && self.session.ends_idle_polls() {
-                    polling.queue(&Packet::Noop.encode(), false);
-                }
+            if let Link::Polling(polling) = &mut self.link
+                && polling.is_idle()
+                && self.session.ends_idle_polls()
+            {
+                polling.queue(&Packet::Noop.encode(), false);
             }
             match self.link.poll_flush(cx) {
                 Poll::Pending => return Ok(true),
@@ -401,10 +395,10 @@ impl Driver {
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = now();
         self.commands(cx, now);
-        if let Link::Polling(polling) = &mut self.link {
-            if polling.release(&Packet::Noop) {
-                return Poll::Ready(());
-            }
+        if let Link::Polling(polling) = &mut self.link
+            && polling.release(&Packet::Noop)
+        {
+            return Poll::Ready(());
         }
         self.timer.as_mut().poll(cx)
     }
@@ -434,17 +428,15 @@ impl Driver {
             self.metrics.pings_unanswered.inc();
         }
         match &mut self.link {
-            // the client's own close is answered with a NOOP (engine.io polling.ts `onClose`)
-            Link::Polling(polling) if reason == CloseReason::TransportClose => {
-                if !polling.release(&Packet::Noop) {
-                    self.ending = Ending::Lingering;
-                    self.timer
-                        .as_mut()
-                        .reset(tokio::time::Instant::now() + LINGER);
-                }
-            }
             Link::Polling(polling) => {
-                polling.release(&Packet::Close);
+                // the client's own close is answered with a NOOP (engine.io polling.ts `onClose`)
+                let by_client = reason == CloseReason::TransportClose;
+                let last = if by_client { Packet::Noop } else { Packet::Close };
+                let told = polling.release(&last);
+                if by_client && !told {
+                    self.ending = Ending::Lingering;
+                    self.timer.as_mut().reset(tokio::time::Instant::now() + LINGER);
+                }
             }
             link if self.ending != Ending::Closing => {
                 link.close(reason);
@@ -497,8 +489,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         if self.closed.is_none() {
             self.upper.close(CloseReason::TransportError);
-            self.metrics
-                .session_closed(self.session.kind(), CloseReason::TransportError);
+            self.metrics.session_closed(self.session.kind(), CloseReason::TransportError);
         }
         self.registry.remove(&self.handle.sid);
         self.handle.shut();

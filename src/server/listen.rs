@@ -41,30 +41,19 @@ pub(crate) fn bind(
     loop {
         let tcp = bind_one(address, Type::STREAM, Protocol::TCP)
             .and_then(|socket| socket.listen(BACKLOG).map(|()| StdListener::from(socket)))
-            .map_err(|source| ServeError::Bind {
-                address,
-                protocol: "tcp",
-                source,
-            })?;
+            .map_err(|source| ServeError::Bind { address, protocol: "tcp", source })?;
         if !udp {
             return Ok((tcp, None));
         }
         let bound = tcp.local_addr();
-        let bound = bound.map_err(|source| ServeError::Bind {
-            address,
-            protocol: "tcp",
-            source,
-        })?;
+        let bound =
+            bound.map_err(|source| ServeError::Bind { address, protocol: "tcp", source })?;
         match bind_one(bound, Type::DGRAM, Protocol::UDP) {
             Ok(socket) => return Ok((tcp, Some(socket.into()))),
             Err(source) => {
                 tries -= 1;
                 if tries == 0 {
-                    return Err(ServeError::Bind {
-                        address: bound,
-                        protocol: "udp",
-                        source,
-                    });
+                    return Err(ServeError::Bind { address: bound, protocol: "udp", source });
                 }
             }
         }
@@ -139,10 +128,7 @@ pub(crate) async fn run(
         };
         // small packets are what this server sends
         let _ = stream.set_nodelay(true);
-        let peer = Peer {
-            address: to_canonical(address),
-            secure: tls.is_some(),
-        };
+        let peer = Peer { address: to_canonical(address), secure: tls.is_some() };
         let stopped = core.stopped();
         let (tls, app) = (tls.clone(), app.clone());
         tokio::spawn(async move {
@@ -177,10 +163,7 @@ where
         app.clone().oneshot(request.map(Body::new))
     });
     let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
     let service = TowerToHyperService::new(service);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -55,9 +55,7 @@ pub struct Builder<S> {
 
 impl<S> fmt::Debug for Builder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -70,12 +68,7 @@ pub struct ForEngine(Box<RawFn>);
 
 impl<S> Builder<S> {
     fn new(kind: S) -> Self {
-        Self {
-            config: Config::default(),
-            routes: Router::new(),
-            admit: None,
-            kind,
-        }
+        Self { config: Config::default(), routes: Router::new(), admit: None, kind }
     }
 
     /// The configuration. Defaults without.
@@ -110,24 +103,14 @@ impl<S> Builder<S> {
     ) -> Result<Running, ServeError> {
         self.config.check()?;
         let source = match &self.config.tls {
-            Some(files) => Source::Files {
-                cert: files.cert.clone(),
-                key: files.key.clone(),
-            },
+            Some(files) => Source::Files { cert: files.cert.clone(), key: files.key.clone() },
             None => Source::SelfSigned,
         };
         let certificates = Certificates::load(source, SystemTime::now())?;
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let node = NodeTag::new(rand::random());
         let protocol = protocol(self.kind, &self.config, &metrics, node);
-        let core = Core::new(
-            self.config,
-            metrics,
-            certificates,
-            protocol,
-            self.admit,
-            node,
-        );
+        let core = Core::new(self.config, metrics, certificates, protocol, self.admit, node);
         Ok(Running {
             core: Arc::new(core),
             routes: self.routes,
@@ -336,12 +319,8 @@ impl Running {
                 let Some(port) = port else {
                     return StatusCode::NOT_FOUND.into_response();
                 };
-                let hashes: Vec<_> = core
-                    .certificates
-                    .hashes()
-                    .iter()
-                    .map(|hash| STANDARD.encode(hash))
-                    .collect();
+                let hashes: Vec<_> =
+                    core.certificates.hashes().iter().map(|hash| STANDARD.encode(hash)).collect();
                 let body = serde_json::json!({ "port": port, "certificateHashes": hashes });
                 let headers = [
                     (header::CONTENT_TYPE, "application/json"),
@@ -361,10 +340,7 @@ impl Running {
         let (ready, accept, metrics) = (self.core.clone(), self.core.clone(), self.core.clone());
         Router::new()
             .route("/healthz", get(move || async move { status(true) }))
-            .route(
-                "/readyz",
-                get(move || async move { status(ready.is_ready()) }),
-            )
+            .route("/readyz", get(move || async move { status(ready.is_ready()) }))
             .route(
                 "/acceptz",
                 get(move || async move { status(accept.is_ready() && !accept.is_stopping()) }),
@@ -372,10 +348,7 @@ impl Running {
             .route(
                 "/metrics",
                 get(move || async move {
-                    (
-                        [(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)],
-                        metrics.metrics.render(),
-                    )
+                    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.metrics.render())
                 }),
             )
     }
@@ -396,19 +369,11 @@ impl Running {
         let admin = config.listen.admin_port.map(|port| {
             listen::bind(SocketAddr::new(config.listen.address, port), false).map(|(tcp, _)| tcp)
         });
-        let quic = udp
-            .map(|socket| Quic::new(&self.core, socket))
-            .transpose()?
-            .map(Arc::new);
+        let quic = udp.map(|socket| Quic::new(&self.core, socket)).transpose()?.map(Arc::new);
         if quic.is_some() {
             *self.udp_port.lock() = Some(address.port());
         }
-        *bound = Some(Bound {
-            address,
-            listener,
-            admin: admin.transpose()?,
-            quic,
-        });
+        *bound = Some(Bound { address, listener, admin: admin.transpose()?, quic });
         Ok(address)
     }
 
@@ -452,11 +417,7 @@ impl Running {
     }
 
     fn listen_webtransport(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-        let fail = |source| ServeError::Bind {
-            address,
-            protocol: "udp",
-            source,
-        };
+        let fail = |source| ServeError::Bind { address, protocol: "udp", source };
         let socket = std::net::UdpSocket::bind(address).map_err(fail)?;
         socket.set_nonblocking(true).map_err(fail)?;
         let quic = Quic::new(&self.core, socket)?;
@@ -493,22 +454,14 @@ fn peer_of(request: &Request<Body>) -> Peer {
     }
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let address = address.map_or_else(|| ([0, 0, 0, 0], 0).into(), |info| info.0);
-    Peer {
-        address: quic::to_canonical(address),
-        secure: false,
-    }
+    Peer { address: quic::to_canonical(address), secure: false }
 }
 
 /// Rotates or reloads the certificate, for both TCP and QUIC.
 async fn keep_certificates(core: Arc<Core>) {
     loop {
-        let ends = core
-            .certificates
-            .not_after()
-            .duration_since(SystemTime::UNIX_EPOCH);
-        core.metrics
-            .certificate_not_after
-            .set(ends.map_or(0, |ends| ends.as_secs() as i64));
+        let ends = core.certificates.not_after().duration_since(SystemTime::UNIX_EPOCH);
+        core.metrics.certificate_not_after.set(ends.map_or(0, |ends| ends.as_secs() as i64));
         let pause = core.certificates.next_refresh(SystemTime::now());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

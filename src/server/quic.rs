@@ -114,10 +114,7 @@ impl Slot {
             return None;
         }
         pending.fetch_add(1, Ordering::Relaxed);
-        Some(Self {
-            incoming,
-            pending: pending.clone(),
-        })
+        Some(Self { incoming, pending: pending.clone() })
     }
 
     async fn serve(self, core: Arc<Core>) {
@@ -165,18 +162,10 @@ async fn accept(core: &Core, request: SessionRequest) -> Result<(), String> {
     // Some clients of draft 02 wait for this echo; it harms nobody.
     let draft = handshake.header("sec-webtransport-http3-draft02").is_some();
     let echo = draft.then_some(("sec-webtransport-http3-draft", "draft02"));
-    let connection = request
-        .accept_with_headers(echo)
-        .await
-        .map_err(|error| error.to_string())?;
-    let stream = connection
-        .accept_bi()
-        .await
-        .map_err(|error| error.to_string())?;
+    let connection = request.accept_with_headers(echo).await.map_err(|error| error.to_string())?;
+    let stream = connection.accept_bi().await.map_err(|error| error.to_string())?;
     let mut link = WebTransport::new(connection, stream, core.config.engine.max_payload);
-    let first = poll_fn(|cx| link.poll_read(cx))
-        .await
-        .map_err(|error| error.to_string())?;
+    let first = poll_fn(|cx| link.poll_read(cx)).await.map_err(|error| error.to_string())?;
     let first = first.ok_or("closed before its first packet")?;
     let link = Link::WebTransport(Box::new(link));
     match Packet::decode(first) {

@@ -68,23 +68,14 @@ pub struct EngineSocket {
 
 impl fmt::Debug for EngineSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EngineSocket")
-            .field("sid", &self.handle.sid)
-            .finish_non_exhaustive()
+        f.debug_struct("EngineSocket").field("sid", &self.handle.sid).finish_non_exhaustive()
     }
 }
 
 impl EngineSocket {
     pub(crate) fn new(handle: Arc<SessionHandle>, handshake: Arc<Handshake>) -> (Self, RawSession) {
         let shared = Arc::new(Shared::default());
-        (
-            Self {
-                shared: shared.clone(),
-                handle,
-                handshake,
-            },
-            RawSession(shared),
-        )
+        (Self { shared: shared.clone(), handle, handshake }, RawSession(shared))
     }
 
     /// The session's id. It is a secret of this client.

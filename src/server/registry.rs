@@ -110,25 +110,24 @@ impl Drop for Posting {
 /// Shards of the registry, so that connects and polls of different sessions seldom meet on a lock.
 const SHARDS: usize = 64;
 
+type Shard = Mutex<HashMap<Sid, Arc<SessionHandle>>>;
+
 /// All sessions of this node.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    shards: Box<[Mutex<HashMap<Sid, Arc<SessionHandle>>>]>,
+    shards: Box<[Shard]>,
     len: AtomicUsize,
 }
 
 impl Default for Registry {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self {
-            shards,
-            len: AtomicUsize::new(0),
-        }
+        Self { shards, len: AtomicUsize::new(0) }
     }
 }
 
 impl Registry {
-    fn shard(&self, sid: &Sid) -> &Mutex<HashMap<Sid, Arc<SessionHandle>>> {
+    fn shard(&self, sid: &Sid) -> &Shard {
         // the first characters are random
         &self.shards[usize::from(sid.as_str().as_bytes()[0]) % SHARDS]
     }

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::handler::FromArgs;
 use super::namespace::{Inner as NamespaceInner, Namespace};
-use super::socket::{IntoRooms, Socket};
+use super::room_names::IntoRooms;
+use super::socket::Socket;
 use crate::cluster::message::{Flags, Message, Reply, Request, SocketInfo, Target};
 use crate::engine::packet::Str;
 use crate::error::{AckError, DataError, EmitError};
@@ -31,9 +32,7 @@ pub struct Broadcast {
 
 impl std::fmt::Debug for Broadcast {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Broadcast")
-            .field("target", &self.target)
-            .finish_non_exhaustive()
+        f.debug_struct("Broadcast").field("target", &self.target).finish_non_exhaustive()
     }
 }
 
@@ -104,19 +103,13 @@ impl Broadcast {
     /// [`EmitError`].
     pub fn emit_args(self, args: Args) -> Result<(), EmitError> {
         if args.event().is_none() {
-            return Err(EmitError::Encode(
-                "the arguments of an event start with its name".into(),
-            ));
+            return Err(EmitError::Encode("the arguments of an event start with its name".into()));
         }
         if self.local {
             self.namespace.fan_out(&args, &self.target, self.flags);
             return Ok(());
         }
-        self.publish(|this| Message::Broadcast {
-            args,
-            target: this.target,
-            flags: this.flags,
-        })
+        self.publish(|this| Message::Broadcast { args, target: this.target, flags: this.flags })
     }
 
     /// Sends an event and collects everyone's answers, until all came or [`Broadcast::timeout`] passed.
@@ -127,11 +120,7 @@ impl Broadcast {
         T: Serialize + ?Sized,
         R: FromArgs,
     {
-        let mut answers = Answers {
-            received: Vec::new(),
-            missing: 0,
-            error: None,
-        };
+        let mut answers = Answers { received: Vec::new(), missing: 0, error: None };
         let args = match self.namespace.codec.args(Some(event), data) {
             Ok(args) => args,
             Err(error) => {
@@ -172,7 +161,7 @@ impl Broadcast {
             match remote.recv().await {
                 Some(Reply::ClientCount(count)) => answers.missing += count,
                 Some(Reply::Ack(answer)) => answers.take(&answer),
-                Some(Reply::Sockets(_)) => {}
+                Some(Reply::Sockets(_) | Reply::ServerSideAnswer(_)) => {}
                 None => break,
             }
         }
@@ -184,9 +173,7 @@ impl Broadcast {
         let local = self.namespace.connected(&self.target);
         let mut found: Vec<SocketInfo> = local.iter().map(Socket::info).collect();
         if !self.local {
-            let request = Request::FetchSockets {
-                target: self.target.clone(),
-            };
+            let request = Request::FetchSockets { target: self.target.clone() };
             let mut replies = self.namespace.log.request(request);
             let collect = async {
                 while let Some(reply) = replies.recv().await {
@@ -200,10 +187,7 @@ impl Broadcast {
         let namespace = self.namespace;
         found
             .into_iter()
-            .map(|info| RemoteSocket {
-                namespace: Namespace(namespace.clone()),
-                info,
-            })
+            .map(|info| RemoteSocket { namespace: Namespace(namespace.clone()), info })
             .collect()
     }
 
@@ -212,10 +196,7 @@ impl Broadcast {
     /// # Errors
     /// [`EmitError::BusFull`].
     pub fn sockets_join<R: IntoRooms>(self, rooms: R) -> Result<(), EmitError> {
-        self.publish(|this| Message::Join {
-            target: this.target,
-            rooms: rooms.into_rooms(),
-        })
+        self.publish(|this| Message::Join { target: this.target, rooms: rooms.into_rooms() })
     }
 
     /// Takes the sockets out of rooms.
@@ -223,10 +204,7 @@ impl Broadcast {
     /// # Errors
     /// [`EmitError::BusFull`].
     pub fn sockets_leave<R: IntoRooms>(self, rooms: R) -> Result<(), EmitError> {
-        self.publish(|this| Message::Leave {
-            target: this.target,
-            rooms: rooms.into_rooms(),
-        })
+        self.publish(|this| Message::Leave { target: this.target, rooms: rooms.into_rooms() })
     }
 
     /// Disconnects the sockets from the namespace; with `close`, their whole connections.
@@ -234,10 +212,7 @@ impl Broadcast {
     /// # Errors
     /// [`EmitError::BusFull`].
     pub fn disconnect_sockets(self, close: bool) -> Result<(), EmitError> {
-        self.publish(|this| Message::Disconnect {
-            target: this.target,
-            close,
-        })
+        self.publish(|this| Message::Disconnect { target: this.target, close })
     }
 
     fn publish(self, message: impl FnOnce(Self) -> Message) -> Result<(), EmitError> {
@@ -248,10 +223,7 @@ impl Broadcast {
             crate::cluster::Replica::deliver(&*namespace, &message);
             return Ok(());
         }
-        namespace
-            .log
-            .publish(message)
-            .map_err(|_| EmitError::BusFull)
+        namespace.log.publish(message).map_err(|_| EmitError::BusFull)
     }
 }
 
@@ -267,7 +239,7 @@ pub struct Answers<R> {
 }
 
 impl<R: FromArgs> Answers<R> {
-    fn take(&mut self, answer: &Args) {
+    pub(super) fn take(&mut self, answer: &Args) {
         self.missing = self.missing.saturating_sub(1);
         match R::from_args(answer) {
             Ok(answer) => self.received.push(answer),

@@ -137,9 +137,7 @@ impl Client {
 
     /// Lets the client into a namespace. `false`: the attempt was overtaken or the namespace left since.
     pub(crate) fn joined(&mut self, nsp: &Str, attempt: Attempt) -> bool {
-        let Some(space) = self
-            .space(nsp)
-            .filter(|space| **space == Space::Connecting(attempt))
+        let Some(space) = self.space(nsp).filter(|space| **space == Space::Connecting(attempt))
         else {
             return false;
         };
@@ -150,9 +148,7 @@ impl Client {
 
     /// Turns the client away. `false` as for [`Client::joined`].
     pub(crate) fn refused(&mut self, nsp: &Str, attempt: Attempt) -> bool {
-        let valid = self
-            .space(nsp)
-            .is_some_and(|space| *space == Space::Connecting(attempt));
+        let valid = self.space(nsp).is_some_and(|space| *space == Space::Connecting(attempt));
         if valid {
             self.forget(nsp);
         }
@@ -167,10 +163,7 @@ impl Client {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.connect_deadline, self.attachment_deadline]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.connect_deadline, self.attachment_deadline].into_iter().flatten().min()
     }
 
     /// The deadline that passed; the connection is to be closed over it.
@@ -183,10 +176,7 @@ impl Client {
     }
 
     fn space(&mut self, nsp: &Str) -> Option<&mut Space> {
-        self.spaces
-            .iter_mut()
-            .find(|(name, _)| name == nsp)
-            .map(|(_, space)| space)
+        self.spaces.iter_mut().find(|(name, _)| name == nsp).map(|(_, space)| space)
     }
 
     fn forget(&mut self, nsp: &Str) {
@@ -201,13 +191,7 @@ mod tests {
 
     fn client() -> Client {
         let seconds = Duration::from_secs;
-        Client::new(
-            Codec::Json,
-            10,
-            2,
-            Instant::now() + seconds(45),
-            seconds(10),
-        )
+        Client::new(Codec::Json, 10, 2, Instant::now() + seconds(45), seconds(10))
     }
 
     fn handle(client: &mut Client, wire: &'static str) -> Result<Option<Step>, PeerMisbehaved> {
@@ -234,14 +218,8 @@ mod tests {
         // packet, before connect, while connecting, joined, after the server's disconnect
         let table: [(&str, [Result<bool, PeerMisbehaved>; 4]); 5] = [
             ("0", [Ok(true), Ok(true), Err(OutOfOrder), Ok(true)]),
-            (
-                r#"2["a"]"#,
-                [Err(OutOfOrder), Err(OutOfOrder), Ok(true), Ok(false)],
-            ),
-            (
-                "31[]",
-                [Err(OutOfOrder), Err(OutOfOrder), Ok(true), Ok(false)],
-            ),
+            (r#"2["a"]"#, [Err(OutOfOrder), Err(OutOfOrder), Ok(true), Ok(false)]),
+            ("31[]", [Err(OutOfOrder), Err(OutOfOrder), Ok(true), Ok(false)]),
             ("1", [Err(OutOfOrder), Err(OutOfOrder), Ok(true), Ok(false)]),
             (r#"4{"message":"x"}"#, [Err(OutOfOrder); 4]),
         ];
@@ -250,10 +228,8 @@ mod tests {
             connect(&mut connecting, "0");
             let mut left = joined();
             left.left(&"/".into());
-            for (state, (mut client, expected)) in [client(), connecting, joined(), left]
-                .into_iter()
-                .zip(expected)
-                .enumerate()
+            for (state, (mut client, expected)) in
+                [client(), connecting, joined(), left].into_iter().zip(expected).enumerate()
             {
                 let result = handle(&mut client, wire).map(|step| step.is_some());
                 assert_eq!(result, expected, "{wire} in state {state}");
@@ -274,10 +250,7 @@ mod tests {
     #[test]
     fn a_namespace_can_be_left_and_joined_again() {
         let mut client = joined();
-        assert!(matches!(
-            handle(&mut client, "1"),
-            Ok(Some(Step::Disconnect { .. }))
-        ));
+        assert!(matches!(handle(&mut client, "1"), Ok(Some(Step::Disconnect { .. }))));
         let again = connect(&mut client, "0");
         assert!(client.joined(&"/".into(), again));
     }
@@ -317,10 +290,7 @@ mod tests {
         assert_eq!(client.handle_message(after(9), binary()), Ok(None));
         assert_eq!(client.overdue(after(18)), None);
         assert_eq!(client.overdue(after(19)), Some(Overdue::Attachments));
-        assert!(matches!(
-            client.handle_message(after(18), binary()),
-            Ok(Some(Step::Event { .. }))
-        ));
+        assert!(matches!(client.handle_message(after(18), binary()), Ok(Some(Step::Event { .. }))));
         assert_eq!(client.poll_timeout(), None);
     }
 }

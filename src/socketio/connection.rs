@@ -64,11 +64,7 @@ impl Connection {
             mailbox,
             handshake,
             transport: AtomicUsize::new(transport.index()),
-            state: Mutex::new(State {
-                client,
-                sockets: Vec::new(),
-                closed: false,
-            }),
+            state: Mutex::new(State { client, sockets: Vec::new(), closed: false }),
             full_inboxes: AtomicUsize::new(0),
         }))
     }
@@ -183,9 +179,7 @@ impl Shared {
     /// The application took a socket out of its namespace.
     pub(crate) fn left(&self, socket: &Socket) {
         let mut state = self.state.lock();
-        state
-            .sockets
-            .retain(|other| !Arc::ptr_eq(&other.0, &socket.0));
+        state.sockets.retain(|other| !Arc::ptr_eq(&other.0, &socket.0));
         state.client.left(&socket.0.namespace.name);
     }
 
@@ -200,10 +194,7 @@ impl Shared {
             .headers
             .iter()
             .map(|(name, value)| {
-                (
-                    name.to_string(),
-                    String::from_utf8_lossy(value.as_bytes()).into(),
-                )
+                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into())
             })
             .collect();
         let query: serde_json::Map<_, _> = handshake
@@ -211,10 +202,8 @@ impl Shared {
             .iter()
             .map(|(key, value)| (key.clone(), value.clone().into()))
             .collect();
-        let issued = handshake
-            .issued
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
+        let issued =
+            handshake.issued.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         serde_json::json!({
             "headers": headers,
             "time": time::OffsetDateTime::from(handshake.issued).to_string(),
@@ -230,19 +219,12 @@ impl Shared {
 
     fn socket(&self, nsp: &Str) -> Option<Socket> {
         let state = self.state.lock();
-        state
-            .sockets
-            .iter()
-            .find(|socket| socket.0.namespace.name == *nsp)
-            .cloned()
+        state.sockets.iter().find(|socket| socket.0.namespace.name == *nsp).cloned()
     }
 
     fn take_socket(&self, nsp: &Str) -> Option<Socket> {
         let mut state = self.state.lock();
-        let at = state
-            .sockets
-            .iter()
-            .position(|socket| socket.0.namespace.name == *nsp)?;
+        let at = state.sockets.iter().position(|socket| socket.0.namespace.name == *nsp)?;
         Some(state.sockets.swap_remove(at))
     }
 
@@ -305,13 +287,7 @@ impl Shared {
             state.sockets.push(socket.clone());
         }
         // The reply is queued before the socket takes part, so that no event can overtake it.
-        self.reply(
-            nsp,
-            Outgoing::Connect {
-                sid: socket.id(),
-                pid: None,
-            },
-        );
+        self.reply(nsp, Outgoing::Connect { sid: socket.id(), pid: None });
         socket.open();
         if self.state.lock().closed {
             // the connection ended in between: nobody else will close this socket

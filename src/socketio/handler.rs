@@ -199,10 +199,7 @@ pub struct ConnectError {
 impl ConnectError {
     /// An error with a message only.
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            data: None,
-        }
+        Self { message: message.into(), data: None }
     }
 
     /// Adds details for the client.

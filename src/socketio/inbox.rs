@@ -56,10 +56,7 @@ impl Inbox {
         let full = self.queue.len() >= max_events || self.bytes >= max_bytes;
         let filled = full && !self.full;
         self.full |= full;
-        Pushed {
-            start: !std::mem::replace(&mut self.running, true),
-            filled,
-        }
+        Pushed { start: !std::mem::replace(&mut self.running, true), filled }
     }
 
     /// The next piece of work for the task; `None` ends it. The flag tells that a full inbox has room
@@ -93,38 +90,14 @@ mod tests {
     #[test]
     fn one_task_at_a_time() {
         let mut inbox = Inbox::default();
-        assert_eq!(
-            inbox.push(event(), 10, 10),
-            Pushed {
-                start: true,
-                filled: false
-            }
-        );
-        assert_eq!(
-            inbox.push(event(), 10, 10),
-            Pushed {
-                start: false,
-                filled: false
-            }
-        );
+        assert_eq!(inbox.push(event(), 10, 10), Pushed { start: true, filled: false });
+        assert_eq!(inbox.push(event(), 10, 10), Pushed { start: false, filled: false });
         assert!(inbox.next(10, 10).0.is_some());
         assert!(inbox.next(10, 10).0.is_some());
-        assert_eq!(
-            inbox.push(event(), 10, 10),
-            Pushed {
-                start: false,
-                filled: false
-            }
-        );
+        assert_eq!(inbox.push(event(), 10, 10), Pushed { start: false, filled: false });
         assert!(inbox.next(10, 10).0.is_some());
         assert!(inbox.next(10, 10).0.is_none());
-        assert_eq!(
-            inbox.push(event(), 10, 10),
-            Pushed {
-                start: true,
-                filled: false
-            }
-        );
+        assert_eq!(inbox.push(event(), 10, 10), Pushed { start: true, filled: false });
     }
 
     #[test]

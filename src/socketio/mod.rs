@@ -17,8 +17,12 @@ mod handler;
 mod inbox;
 mod namespace;
 pub(crate) mod packet;
+mod room_names;
 mod rooms;
+mod sender;
+mod server_side;
 mod socket;
+mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,7 +37,10 @@ pub use self::handler::{
 pub use self::namespace::Namespace;
 use self::namespace::{Gate, Inner as NamespaceInner};
 use self::packet::Codec;
-pub use self::socket::{IntoRooms, Sender, Socket};
+pub use self::room_names::IntoRooms;
+pub use self::sender::Sender;
+pub use self::server_side::ServerAck;
+pub use self::socket::Socket;
 use crate::cluster::Bus;
 use crate::config::{Parser, SocketIoConfig};
 use crate::engine::packet::Str;
@@ -116,11 +123,7 @@ impl SocketIo {
 
     /// The namespace of that name, made if it is new. A missing slash in front is added, as in Node.
     pub(crate) fn of(&self, name: &str) -> Namespace {
-        let name = if name.starts_with('/') {
-            name.to_owned()
-        } else {
-            format!("/{name}")
-        };
+        let name = if name.starts_with('/') { name.to_owned() } else { format!("/{name}") };
         Namespace(self.get_or_make(&name.into(), || None))
     }
 
@@ -131,10 +134,7 @@ impl SocketIo {
         Fut: Future<Output = bool> + Send + 'static,
     {
         let accept: Box<AcceptFn> = Box::new(move |name, auth| Box::pin(accept(name, auth)));
-        let parent = Arc::new(Parent {
-            accept,
-            gate: RwLock::default(),
-        });
+        let parent = Arc::new(Parent { accept, gate: RwLock::default() });
         self.parents.write().push(parent.clone());
         DynamicNamespace(parent)
     }

@@ -15,8 +15,10 @@ use super::ack::Waiter;
 use super::broadcast::{Broadcast, RemoteSocket};
 use super::handler::{Auth, ConnectError, FromArgs, HandlerFuture, Outcome};
 use super::packet::{Codec, Outgoing};
+use super::room_names::IntoRooms;
 use super::rooms::Rooms;
-use super::socket::{IntoRooms, Socket};
+use super::server_side::ServerSide;
+use super::socket::Socket;
 use crate::cluster::message::{Flags, Message, Reply, Request, Target};
 use crate::cluster::{Bus, Log, Replica};
 use crate::config::SocketIoConfig;
@@ -39,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) rooms: Mutex<Rooms<Socket>>,
     pub(crate) log: Arc<dyn Log>,
     gate: RwLock<Gate>,
+    pub(super) server_side: ServerSide,
     /// Did a client's wish make it? Then it may go when the last socket has left.
     pub(crate) is_child: bool,
     /// Ack ids are counted for the whole namespace, as in Node, so that a broadcast has one for all.
@@ -236,6 +239,7 @@ impl Inner {
             config,
             metrics,
             rooms: Mutex::default(),
+            server_side: ServerSide::default(),
             is_child: parent.is_some(),
             gate: RwLock::new(parent.unwrap_or_default()),
             ack_ids: AtomicU64::new(0),
@@ -273,9 +277,7 @@ impl Inner {
     }
 
     pub(crate) fn insert(&self, socket: &Socket) {
-        self.rooms
-            .lock()
-            .insert(socket.0.id.clone(), socket.clone());
+        self.rooms.lock().insert(socket.0.id.clone(), socket.clone());
     }
 
     pub(crate) fn remove(&self, id: &Str) -> Option<Vec<Str>> {
@@ -300,11 +302,7 @@ impl Inner {
         if sockets.is_empty() {
             return;
         }
-        let packet = Outgoing::Event {
-            args,
-            ack,
-            offset: None,
-        };
+        let packet = Outgoing::Event { args, ack, offset: None };
         let frames = self.codec.encode(&self.name, packet);
         let message = Arc::new(Encoded::new(frames, flags.compress));
         for socket in sockets {
@@ -356,11 +354,7 @@ impl Drop for AckRound {
 impl Replica for Inner {
     fn deliver(&self, message: &Message) {
         match message {
-            Message::Broadcast {
-                args,
-                target,
-                flags,
-            } => self.fan_out(args, target, *flags),
+            Message::Broadcast { args, target, flags } => self.fan_out(args, target, *flags),
             Message::Join { target, rooms } => {
                 for socket in self.connected(target) {
                     self.rooms.lock().join(socket.id(), rooms);
@@ -376,21 +370,20 @@ impl Replica for Inner {
                     socket.disconnect(*close);
                 }
             }
+            Message::ServerSideEmit { args } => self.server_side.deliver(self, args, None),
         }
     }
 
     fn answer(&self, request: &Request, replies: mpsc::UnboundedSender<Reply>) {
         match request {
+            Request::ServerSideEmit { args } => {
+                self.server_side.deliver(self, args, Some(replies));
+            }
             Request::FetchSockets { target } => {
                 let sockets = self.connected(target).iter().map(Socket::info).collect();
                 let _ = replies.send(Reply::Sockets(sockets));
             }
-            Request::Broadcast {
-                args,
-                target,
-                flags,
-                timeout,
-            } => {
+            Request::Broadcast { args, target, flags, timeout } => {
                 let (round, mut answers) = self.fan_out_with_ack(args, target, *flags);
                 let _ = replies.send(Reply::ClientCount(round.len()));
                 let timeout = timeout.unwrap_or(LONGEST_ACK_ROUND);

@@ -39,14 +39,8 @@ use crate::engine::packet::{Frame, Message, Str};
 use crate::error::{EmitError, PeerMisbehaved};
 
 /// Event names that Socket.IO keeps for itself (socket.io-parser `RESERVED_EVENTS`).
-pub(crate) const RESERVED_EVENTS: [&str; 6] = [
-    "connect",
-    "connect_error",
-    "disconnect",
-    "disconnecting",
-    "newListener",
-    "removeListener",
-];
+pub(crate) const RESERVED_EVENTS: [&str; 6] =
+    ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 /// Arrays and objects within each other, the array of arguments counted.
 ///
@@ -249,11 +243,7 @@ struct Pending {
 impl Decoder {
     /// `max_attachments`: socket.io-parser's option of that name, 10 by default there.
     pub(crate) fn new(codec: Codec, max_attachments: usize) -> Self {
-        Self {
-            codec,
-            max_attachments,
-            pending: None,
-        }
+        Self { codec, max_attachments, pending: None }
     }
 
     /// Are attachments of a packet outstanding?
@@ -288,19 +278,12 @@ impl Decoder {
             return Ok(Some(packet));
         }
         let attachments = Vec::with_capacity(expected);
-        self.pending = Some(Pending {
-            packet,
-            expected,
-            attachments,
-        });
+        self.pending = Some(Pending { packet, expected, attachments });
         Ok(None)
     }
 
     fn decode_attachment(&mut self, data: Bytes) -> Result<Option<Packet>, PeerMisbehaved> {
-        let mut pending = self
-            .pending
-            .take()
-            .ok_or(PeerMisbehaved::AttachmentOutOfOrder)?;
+        let mut pending = self.pending.take().ok_or(PeerMisbehaved::AttachmentOutOfOrder)?;
         pending.attachments.push(data);
         if pending.attachments.len() < pending.expected {
             self.pending = Some(pending);
@@ -328,20 +311,14 @@ fn assemble(
         2 => {
             // Node lets an EVENT without payload through, with `undefined` as its name.
             let body = body.ok_or(PeerMisbehaved::InvalidPayload)?;
-            Kind::Event {
-                args: Args::checked(body, true)?,
-                ack: id,
-            }
+            Kind::Event { args: Args::checked(body, true)?, ack: id }
         }
         3 => {
             // Node drops an ACK without id ("bad ack"); there is nothing it could ever mean.
             let id = id.ok_or(PeerMisbehaved::InvalidAckId)?;
             // And calls back without arguments when the payload is missing.
             let body = body.unwrap_or_else(|| Body::json(Str::from("[]"), Vec::new()));
-            Kind::Ack {
-                id,
-                args: Args::checked(body, false)?,
-            }
+            Kind::Ack { id, args: Args::checked(body, false)? }
         }
         4 => Kind::ConnectError,
         _ => return Err(PeerMisbehaved::UnknownPacketType),

@@ -30,23 +30,13 @@ pub(crate) struct Rooms<T> {
 
 impl<T> Default for Rooms<T> {
     fn default() -> Self {
-        Self {
-            members: Slab::new(),
-            ids: HashMap::new(),
-            rooms: HashMap::new(),
-            selects: 0,
-        }
+        Self { members: Slab::new(), ids: HashMap::new(), rooms: HashMap::new(), selects: 0 }
     }
 }
 
 impl<T: Clone> Rooms<T> {
     pub(crate) fn insert(&mut self, id: Str, value: T) {
-        let key = self.members.insert(Member {
-            id: id.clone(),
-            value,
-            rooms: Vec::new(),
-            seen: 0,
-        });
+        let key = self.members.insert(Member { id: id.clone(), value, rooms: Vec::new(), seen: 0 });
         let before = self.ids.insert(id, key);
         assert!(before.is_none(), "socket ids are unique in a namespace");
     }
@@ -103,10 +93,7 @@ impl<T: Clone> Rooms<T> {
             return Vec::new();
         };
         let member = &self.members[key];
-        std::iter::once(&member.id)
-            .chain(&member.rooms)
-            .cloned()
-            .collect()
+        std::iter::once(&member.id).chain(&member.rooms).cloned().collect()
     }
 
     /// Everyone a target means, each once.
@@ -165,10 +152,7 @@ mod tests {
 
     fn target(rooms: &[&'static str], except: &[&'static str]) -> Target {
         let list = |names: &[&'static str]| names.iter().map(|name| Str::from(*name)).collect();
-        Target {
-            rooms: list(rooms),
-            except: list(except),
-        }
+        Target { rooms: list(rooms), except: list(except) }
     }
 
     fn three() -> Rooms<&'static str> {
@@ -200,11 +184,7 @@ mod tests {
             (vec![], vec!["a"], vec!["b", "c"]),
             (vec!["nobody"], vec![], vec![]),
         ] {
-            assert_eq!(
-                selected(&mut rooms, &target(&to, &except)),
-                expected,
-                "{to:?} {except:?}"
-            );
+            assert_eq!(selected(&mut rooms, &target(&to, &except)), expected, "{to:?} {except:?}");
         }
     }
 
@@ -214,21 +194,14 @@ mod tests {
         rooms.join("b", &["a".into()]);
         assert_eq!(selected(&mut rooms, &target(&["a"], &[])), ["a", "b"]);
         rooms.leave("a", &["a".into()]);
-        assert_eq!(
-            selected(&mut rooms, &target(&["a"], &[])),
-            ["a", "b"],
-            "one's own room stays"
-        );
+        assert_eq!(selected(&mut rooms, &target(&["a"], &[])), ["a", "b"], "one's own room stays");
     }
 
     #[test]
     fn leaving_and_removing_leave_nothing_behind() {
         let mut rooms = three();
         rooms.leave("a", &["blue".into(), "never".into()]);
-        assert_eq!(
-            rooms.remove(&"a".into()),
-            Some(vec!["a".into(), "red".into()])
-        );
+        assert_eq!(rooms.remove(&"a".into()), Some(vec!["a".into(), "red".into()]));
         assert_eq!(rooms.remove(&"a".into()), None);
         rooms.remove(&"b".into());
         rooms.remove(&"c".into());

@@ -9,17 +9,18 @@ use futures_util::FutureExt as _;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
 
 use super::ack::{NotPending, Pending, Waiter};
 use super::broadcast::Broadcast;
 use super::connection::Shared as Connection;
 use super::handler::{
-    Ack, ConnectError, Event, EventFn, EventHandler, FromArgs, HandlerError, HandlerFuture, Outcome,
+    ConnectError, Event, EventFn, EventHandler, FromArgs, HandlerFuture, Outcome,
 };
 use super::inbox::{Inbox, Work};
 use super::namespace::{Inner as NamespaceInner, Namespace};
 use super::packet::{Codec, Outgoing};
+use super::room_names::IntoRooms;
+use super::sender::Sender;
 use crate::cluster::message::SocketInfo;
 use crate::engine::TransportKind;
 use crate::engine::handshake::Handshake;
@@ -44,39 +45,36 @@ pub(crate) struct Inner {
     auth: serde_json::Value,
     connected: AtomicBool,
     data: Mutex<serde_json::Value>,
-    handlers: RwLock<Handlers>,
+    pub(super) handlers: RwLock<Handlers>,
     /// Number of listeners for sent events, so that a broadcast need not take a lock to find none.
     outgoing: AtomicUsize,
-    inbox: Mutex<Inbox>,
+    pub(super) inbox: Mutex<Inbox>,
     pending: Mutex<Pending>,
     /// The rooms at the moment of the disconnect, for `on_disconnecting`.
-    last_rooms: Mutex<Option<Vec<Str>>>,
+    pub(super) last_rooms: Mutex<Option<Vec<Str>>>,
 }
 
-type PacketMiddleware = dyn Fn(Socket, Event) -> futures_util::future::BoxFuture<'static, Result<(), ConnectError>>
+pub(super) type PacketMiddleware = dyn Fn(Socket, Event) -> futures_util::future::BoxFuture<'static, Result<(), ConnectError>>
     + Send
     + Sync;
-type CloseFn = dyn Fn(Socket, CloseReason) -> HandlerFuture + Send + Sync;
-type AnyFn = dyn Fn(Socket, Event) -> HandlerFuture + Send + Sync;
+pub(super) type CloseFn = dyn Fn(Socket, CloseReason) -> HandlerFuture + Send + Sync;
+pub(super) type AnyFn = dyn Fn(Socket, Event) -> HandlerFuture + Send + Sync;
 
 /// What the application registered. Lists, for there are few of each.
 #[derive(Default)]
-struct Handlers {
-    events: Vec<(Str, Arc<EventFn>)>,
-    any: Vec<Arc<AnyFn>>,
-    any_outgoing: Vec<Arc<AnyFn>>,
-    middlewares: Vec<Arc<PacketMiddleware>>,
-    disconnecting: Vec<Arc<CloseFn>>,
-    disconnect: Vec<Arc<CloseFn>>,
+pub(super) struct Handlers {
+    pub(super) events: Vec<(Str, Arc<EventFn>)>,
+    pub(super) any: Vec<Arc<AnyFn>>,
+    pub(super) any_outgoing: Vec<Arc<AnyFn>>,
+    pub(super) middlewares: Vec<Arc<PacketMiddleware>>,
+    pub(super) disconnecting: Vec<Arc<CloseFn>>,
+    pub(super) disconnect: Vec<Arc<CloseFn>>,
 }
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nsp = &self.0.namespace.name;
-        f.debug_struct("Socket")
-            .field("nsp", &nsp.as_str())
-            .field("id", &self.id())
-            .finish()
+        f.debug_struct("Socket").field("nsp", &nsp.as_str()).field("id", &self.id()).finish()
     }
 }
 
@@ -162,20 +160,12 @@ impl Socket {
 
     /// Joins rooms.
     pub fn join<R: IntoRooms>(&self, rooms: R) {
-        self.0
-            .namespace
-            .rooms
-            .lock()
-            .join(&self.0.id, &rooms.into_rooms());
+        self.0.namespace.rooms.lock().join(&self.0.id, &rooms.into_rooms());
     }
 
     /// Leaves rooms. The room of its own id it cannot leave.
     pub fn leave<R: IntoRooms>(&self, rooms: R) {
-        self.0
-            .namespace
-            .rooms
-            .lock()
-            .leave(&self.0.id, &rooms.into_rooms());
+        self.0.namespace.rooms.lock().leave(&self.0.id, &rooms.into_rooms());
     }
 
     /// The rooms that it is in, its own id first. In `on_disconnecting` those that it was in.
@@ -191,20 +181,12 @@ impl Socket {
     /// Handles an event. Several handlers of one event run in the order of their registration.
     pub fn on<M, H: EventHandler<M>>(&self, event: impl Into<String>, handler: H) {
         let handler = move |socket, args: &Args, ack| handler.call(socket, args, ack);
-        self.0
-            .handlers
-            .write()
-            .events
-            .push((event.into().into(), Arc::new(handler)));
+        self.0.handlers.write().events.push((event.into().into(), Arc::new(handler)));
     }
 
     /// Forgets the handlers of an event.
     pub fn off(&self, event: &str) {
-        self.0
-            .handlers
-            .write()
-            .events
-            .retain(|(name, _)| name.as_str() != event);
+        self.0.handlers.write().events.retain(|(name, _)| name.as_str() != event);
     }
 
     /// Sees every event of the client before its handlers do (Node's `onAny`).
@@ -240,11 +222,7 @@ impl Socket {
             let future = middleware(socket, event);
             async move { future.await.map_err(Into::into) }.boxed()
         };
-        self.0
-            .handlers
-            .write()
-            .middlewares
-            .push(Arc::new(middleware));
+        self.0.handlers.write().middlewares.push(Arc::new(middleware));
     }
 
     /// Runs when the socket disconnects, with its rooms still to be seen.
@@ -254,11 +232,7 @@ impl Socket {
         Fut: Future<Output = O> + Send + 'static,
         O: Outcome,
     {
-        self.0
-            .handlers
-            .write()
-            .disconnecting
-            .push(close_fn(handler));
+        self.0.handlers.write().disconnecting.push(close_fn(handler));
     }
 
     /// Runs when the socket has disconnected, after everything that came before.
@@ -293,7 +267,7 @@ impl Socket {
     /// # Errors
     /// [`EmitError`].
     pub async fn emit_args(&self, args: &Args) -> Result<(), EmitError> {
-        self.sender().send(args, None)
+        self.sender().emit_args(args)
     }
 
     /// Sends an event and waits for the client's answer, until it disconnects. See
@@ -311,35 +285,21 @@ impl Socket {
 
     /// Sends to this client, dropping the event if its connection takes nothing right now.
     pub fn volatile(&self) -> Sender<'_> {
-        Sender {
-            volatile: true,
-            ..self.sender()
-        }
+        self.sender().volatile()
     }
 
     /// Sends to this client, with or without compression by the transport.
     pub fn compress(&self, compress: bool) -> Sender<'_> {
-        Sender {
-            compress,
-            ..self.sender()
-        }
+        self.sender().compress(compress)
     }
 
     /// Sends to this client, waiting so long for the answer.
     pub fn timeout(&self, timeout: Duration) -> Sender<'_> {
-        Sender {
-            timeout: Some(timeout),
-            ..self.sender()
-        }
+        self.sender().timeout(timeout)
     }
 
     fn sender(&self) -> Sender<'_> {
-        Sender {
-            socket: self,
-            volatile: false,
-            compress: true,
-            timeout: None,
-        }
+        Sender::new(self)
     }
 
     // --- sending to others
@@ -388,9 +348,7 @@ impl Socket {
         if !self.is_connected() {
             return;
         }
-        let frames = self
-            .codec()
-            .encode(&self.0.namespace.name, Outgoing::Disconnect);
+        let frames = self.codec().encode(&self.0.namespace.name, Outgoing::Disconnect);
         let _ = self.push(Arc::new(Encoded::new(frames, true)), false);
         self.0.connection.left(self);
         self.close(CloseReason::ServerNamespaceDisconnect);
@@ -461,149 +419,8 @@ impl Socket {
             id: self.0.id.clone(),
             handshake: self.0.connection.handshake_json(&self.0.auth),
             rooms: self.rooms(),
-            data: if data.is_null() {
-                serde_json::json!({})
-            } else {
-                data
-            },
+            data: if data.is_null() { serde_json::json!({}) } else { data },
         }
-    }
-
-    pub(crate) fn work(&self, work: Work) {
-        let config = &self.0.namespace.config;
-        let pushed = self
-            .0
-            .inbox
-            .lock()
-            .push(work, config.inbox_events, config.inbox_bytes);
-        if pushed.filled {
-            self.0.connection.inbox_filled();
-        }
-        if pushed.start {
-            tokio::spawn(self.clone().run());
-        }
-    }
-
-    /// Works the inbox off; ends when it is empty.
-    async fn run(self) {
-        let config = self.0.namespace.config.clone();
-        loop {
-            let (work, freed) = self
-                .0
-                .inbox
-                .lock()
-                .next(config.inbox_events, config.inbox_bytes);
-            if freed {
-                self.0.connection.inbox_freed();
-            }
-            match work {
-                Some(Work::Connected) => self.run_connected().await,
-                Some(Work::Event { args, ack }) => self.run_event(args, ack).await,
-                Some(Work::Sent { args }) => {
-                    let listeners = self.0.handlers.read().any_outgoing.clone();
-                    self.run_any(listeners, &args).await;
-                }
-                Some(Work::Disconnected(reason)) => self.run_disconnected(reason).await,
-                None => return,
-            }
-        }
-    }
-
-    async fn run_connected(&self) {
-        if let Some(handler) = self.0.namespace.connect_handler() {
-            self.guard("connection", || handler(self.clone())).await;
-        }
-    }
-
-    async fn run_event(&self, args: Args, ack: Option<u64>) {
-        let event = Event { args };
-        let (middlewares, any) = {
-            let handlers = self.0.handlers.read();
-            (handlers.middlewares.clone(), handlers.any.clone())
-        };
-        for middleware in middlewares {
-            let verdict = async { middleware(self.clone(), event.clone()).await };
-            match std::panic::AssertUnwindSafe(verdict).catch_unwind().await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    let nsp = self.0.namespace.name.as_str();
-                    tracing::debug!(nsp, event = event.name(), error.message, "event refused");
-                    return;
-                }
-                Err(_) => return self.panicked(event.name()),
-            }
-        }
-        self.run_any(any, &event.args).await;
-        let matching: Vec<_> = {
-            let handlers = self.0.handlers.read();
-            let named = handlers
-                .events
-                .iter()
-                .filter(|(name, _)| name.as_str() == event.name());
-            named.map(|(_, handler)| handler.clone()).collect()
-        };
-        let last = matching.len().saturating_sub(1);
-        for (at, handler) in matching.into_iter().enumerate() {
-            // one answer only: it is the last handler's to give, unless there is just one
-            let wanted = ack.filter(|_| at == last).map(|id| (self.clone(), id));
-            self.guard(event.name(), || {
-                handler(self.clone(), &event.args, Ack { wanted })
-            })
-            .await;
-        }
-    }
-
-    async fn run_any(&self, listeners: Vec<Arc<AnyFn>>, args: &Args) {
-        for listener in listeners {
-            let event = Event { args: args.clone() };
-            let name = args.event().unwrap_or_default();
-            self.guard(name, || listener(self.clone(), event)).await;
-        }
-    }
-
-    async fn run_disconnected(&self, reason: CloseReason) {
-        let disconnecting = self.0.handlers.read().disconnecting.clone();
-        for handler in disconnecting {
-            self.guard("disconnecting", || handler(self.clone(), reason))
-                .await;
-        }
-        *self.0.last_rooms.lock() = None;
-        let disconnect = self.0.handlers.read().disconnect.clone();
-        for handler in disconnect {
-            self.guard("disconnect", || handler(self.clone(), reason))
-                .await;
-        }
-        // Handlers often hold a clone of the socket, which holds them: this breaks the circle.
-        *self.0.handlers.write() = Handlers::default();
-    }
-
-    /// Runs user code: its errors are logged and counted, its panics end nothing but itself.
-    async fn guard(&self, event: &str, start: impl FnOnce() -> HandlerFuture) {
-        let future = async { start().await };
-        let result = std::panic::AssertUnwindSafe(future).catch_unwind().await;
-        let metrics = &self.0.namespace.metrics;
-        let nsp = self.0.namespace.name.as_str();
-        match result {
-            Ok(Ok(())) => {}
-            Ok(Err(HandlerError::Arguments(error))) => {
-                metrics.handler_errors.inc();
-                tracing::debug!(nsp, event, %error, "an event's arguments do not fit its handler");
-            }
-            Ok(Err(error)) => {
-                metrics.handler_errors.inc();
-                tracing::warn!(nsp, event, %error, "a handler failed");
-            }
-            Err(_) => self.panicked(event),
-        }
-    }
-
-    fn panicked(&self, event: &str) {
-        self.0.namespace.metrics.handler_panics.inc();
-        tracing::error!(
-            nsp = self.0.namespace.name.as_str(),
-            event,
-            "a handler panicked"
-        );
     }
 }
 
@@ -629,156 +446,4 @@ where
         let future = handler(socket, reason);
         Box::pin(async move { future.await.into_result() })
     })
-}
-
-/// How one event is sent to one client.
-#[derive(Debug)]
-#[must_use = "nothing is sent before `emit`"]
-pub struct Sender<'a> {
-    socket: &'a Socket,
-    volatile: bool,
-    compress: bool,
-    timeout: Option<Duration>,
-}
-
-impl Sender<'_> {
-    /// Drops the event if the connection takes nothing right now.
-    pub fn volatile(mut self) -> Self {
-        self.volatile = true;
-        self
-    }
-
-    /// With or without compression by the transport.
-    pub fn compress(mut self, compress: bool) -> Self {
-        self.compress = compress;
-        self
-    }
-
-    /// Waits so long for the answer of [`Sender::emit_with_ack`].
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// See [`Socket::emit`].
-    ///
-    /// # Errors
-    /// [`EmitError`].
-    pub async fn emit<T: Serialize + ?Sized>(self, event: &str, data: &T) -> Result<(), EmitError> {
-        let args = self.socket.codec().args(Some(event), data)?;
-        self.send(&args, None)
-    }
-
-    /// See [`Socket::emit_with_ack`].
-    ///
-    /// # Errors
-    /// [`AckError`].
-    pub async fn emit_with_ack<T, R>(self, event: &str, data: &T) -> Result<R, AckError>
-    where
-        T: Serialize + ?Sized,
-        R: FromArgs,
-    {
-        let socket = self.socket;
-        let args = socket.codec().args(Some(event), data)?;
-        let id = socket.0.namespace.next_ack_id();
-        let (sender, receiver) = oneshot::channel();
-        socket
-            .expect_ack(id, Waiter::One(sender))
-            .map_err(|error| match error {
-                NotPending::Closed => AckError::Disconnected,
-                NotPending::Full => AckError::Emit(EmitError::OutboxFull),
-            })?;
-        // also when this future is dropped half-way
-        let _forget = Forget { socket, id };
-        let timeout = self.timeout;
-        self.send(&args, Some(id))?;
-        let answer = match timeout {
-            Some(timeout) => tokio::time::timeout(timeout, receiver)
-                .await
-                .map_err(|_| AckError::Timeout)?,
-            None => receiver.await,
-        };
-        let args = answer.map_err(|_| AckError::Disconnected)?;
-        R::from_args(&args).map_err(|error| AckError::Decode(error.to_string()))
-    }
-
-    fn send(&self, args: &Args, ack: Option<u64>) -> Result<(), EmitError> {
-        if args.event().is_none() {
-            return Err(EmitError::Encode(
-                "the arguments of an event start with its name".into(),
-            ));
-        }
-        if !self.socket.is_connected() {
-            return Err(EmitError::Disconnected);
-        }
-        let packet = Outgoing::Event {
-            args,
-            ack,
-            offset: None,
-        };
-        let frames = self
-            .socket
-            .codec()
-            .encode(&self.socket.0.namespace.name, packet);
-        self.socket.notify_sent(args);
-        self.socket
-            .push(Arc::new(Encoded::new(frames, self.compress)), self.volatile)
-    }
-}
-
-struct Forget<'a> {
-    socket: &'a Socket,
-    id: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.socket.forget_ack(self.id);
-    }
-}
-
-/// One room or several: `"a"`, `String`, `["a", "b"]`, `vec![...]`.
-pub trait IntoRooms {
-    /// The names.
-    fn into_rooms(self) -> Vec<Str>;
-}
-
-impl IntoRooms for &str {
-    fn into_rooms(self) -> Vec<Str> {
-        vec![Str::copy_from_slice(self)]
-    }
-}
-
-impl IntoRooms for String {
-    fn into_rooms(self) -> Vec<Str> {
-        vec![self.into()]
-    }
-}
-
-impl IntoRooms for &String {
-    fn into_rooms(self) -> Vec<Str> {
-        self.as_str().into_rooms()
-    }
-}
-
-impl<S: AsRef<str>> IntoRooms for Vec<S> {
-    fn into_rooms(self) -> Vec<Str> {
-        self.iter()
-            .map(|room| Str::copy_from_slice(room.as_ref()))
-            .collect()
-    }
-}
-
-impl<S: AsRef<str>> IntoRooms for &[S] {
-    fn into_rooms(self) -> Vec<Str> {
-        self.iter()
-            .map(|room| Str::copy_from_slice(room.as_ref()))
-            .collect()
-    }
-}
-
-impl<S: AsRef<str>, const N: usize> IntoRooms for [S; N] {
-    fn into_rooms(self) -> Vec<Str> {
-        self.as_slice().into_rooms()
-    }
 }

@@ -39,22 +39,15 @@ impl Upgraded {
     pub(crate) fn new(upgraded: hyper::upgrade::Upgraded) -> Self {
         let upgraded = match upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
             Ok(parts) => {
-                return Self {
-                    head: parts.read_buf,
-                    io: Io::Tcp(parts.io.into_inner()),
-                };
+                return Self { head: parts.read_buf, io: Io::Tcp(parts.io.into_inner()) };
             }
             Err(upgraded) => upgraded,
         };
         match upgrade::downcast::<TokioIo<TlsStream<TcpStream>>>(upgraded) {
-            Ok(parts) => Self {
-                head: parts.read_buf,
-                io: Io::Tls(Box::new(parts.io.into_inner())),
-            },
-            Err(other) => Self {
-                head: Bytes::new(),
-                io: Io::Other(Box::new(TokioIo::new(other))),
-            },
+            Ok(parts) => {
+                Self { head: parts.read_buf, io: Io::Tls(Box::new(parts.io.into_inner())) }
+            }
+            Err(other) => Self { head: Bytes::new(), io: Io::Other(Box::new(TokioIo::new(other))) },
         }
     }
 }
@@ -146,9 +139,7 @@ pub(crate) struct RequestFacts {
 
 impl RequestFacts {
     pub(crate) fn new(headers: &HeaderMap, jsonp: Option<&str>) -> Self {
-        let agent = headers
-            .get(header::USER_AGENT)
-            .and_then(|value| value.to_str().ok());
+        let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
         Self {
             origin: headers.get(header::ORIGIN).cloned(),
             accept_encoding: headers.get(header::ACCEPT_ENCODING).cloned(),
@@ -171,10 +162,7 @@ pub(crate) fn add_cors(config: &EngineConfig, facts: &RequestFacts, headers: &mu
     match (&config.origins, config.cors_credentials) {
         (OriginPolicy::SameOrigin, _) => return,
         (OriginPolicy::Any, false) => {
-            headers.insert(
-                header::ACCESS_CONTROL_ALLOW_ORIGIN,
-                HeaderValue::from_static("*"),
-            );
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         }
         // with credentials a browser takes no asterisk
         (OriginPolicy::Any, true) | (OriginPolicy::List(_), _) => {
@@ -207,16 +195,10 @@ pub(crate) fn preflight(
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     if let Some(wanted) = &facts.request_headers {
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
-        headers.append(
-            header::VARY,
-            HeaderValue::from_static("Access-Control-Request-Headers"),
-        );
+        headers.append(header::VARY, HeaderValue::from_static("Access-Control-Request-Headers"));
     }
     if let Some(age) = config.cors_max_age {
-        headers.insert(
-            header::ACCESS_CONTROL_MAX_AGE,
-            HeaderValue::from(age.as_secs()),
-        );
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(age.as_secs()));
     }
     Some(response)
 }
@@ -280,17 +262,13 @@ pub(crate) fn poll_response(
         Some((encoding, body)) => {
             let mut response = Response::new(Body::from(body));
             let name = HeaderValue::from_static(encoding.name());
-            response
-                .headers_mut()
-                .insert(header::CONTENT_ENCODING, name);
+            response.headers_mut().insert(header::CONTENT_ENCODING, name);
             response
         }
         None => Response::new(Body::from(body)),
     };
     let content_type = HeaderValue::from_static(content_type);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, content_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     add_polling_headers(facts, response.headers_mut());
     response
 }
@@ -309,9 +287,7 @@ pub(crate) const COMPRESS_INLINE_MAX: usize = 64 * 1024;
 /// that JSON allows and JavaScript did not.
 fn jsonp(index: &str, body: &str) -> String {
     let json = serde_json::to_string(body).expect("a string always serializes");
-    let json = json
-        .replace('\u{2028}', "\\u2028")
-        .replace('\u{2029}', "\\u2029");
+    let json = json.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029");
     format!("___eio[{index}]({json});")
 }
 

@@ -67,11 +67,7 @@ impl Polling {
     /// [`PeerMisbehaved::OverlappingPoll`]: the new one is answered with 400, the waiting one stays for
     /// the end of the session to answer (engine.io polling.ts "overlap from client").
     pub(crate) fn attach_poll(&mut self, request: PollRequest) -> Result<(), PeerMisbehaved> {
-        if self
-            .poll
-            .as_ref()
-            .is_some_and(|waiting| !waiting.is_closed())
-        {
+        if self.poll.as_ref().is_some_and(|waiting| !waiting.is_closed()) {
             let _ = request.answer.send(PollAnswer::Overlap);
             return Err(PeerMisbehaved::OverlappingPoll);
         }
@@ -87,10 +83,7 @@ impl Polling {
         if self.post.is_some() {
             return Err(PeerMisbehaved::OverlappingPost);
         }
-        self.post = Some(Post {
-            records: Records::new(request.body),
-            done: request.done,
-        });
+        self.post = Some(Post { records: Records::new(request.body), done: request.done });
         Ok(())
     }
 
@@ -143,10 +136,7 @@ impl Polling {
             return Poll::Pending;
         };
         let body = std::mem::take(&mut self.payload);
-        let answer = PollAnswer::Payload {
-            body,
-            compress: std::mem::take(&mut self.compress),
-        };
+        let answer = PollAnswer::Payload { body, compress: std::mem::take(&mut self.compress) };
         Poll::Ready(poll.send(answer).map_err(|_| aborted()))
     }
 
@@ -174,10 +164,7 @@ impl Polling {
         };
         self.queue(&packet.encode(), false);
         let body = std::mem::take(&mut self.payload);
-        let _ = poll.send(PollAnswer::Payload {
-            body,
-            compress: false,
-        });
+        let _ = poll.send(PollAnswer::Payload { body, compress: false });
         true
     }
 
@@ -189,11 +176,7 @@ impl Polling {
 }
 
 fn aborted() -> LinkError {
-    io::Error::new(
-        io::ErrorKind::ConnectionAborted,
-        "poll connection closed prematurely",
-    )
-    .into()
+    io::Error::new(io::ErrorKind::ConnectionAborted, "poll connection closed prematurely").into()
 }
 
 #[cfg(test)]
@@ -249,21 +232,14 @@ mod tests {
     fn a_poll_that_went_away_is_an_error_at_once() {
         let mut link = Polling::default();
         drop(poll(&mut link));
-        assert!(matches!(
-            link.poll_flush(&mut cx()),
-            Poll::Ready(Err(LinkError::Io(_)))
-        ));
+        assert!(matches!(link.poll_flush(&mut cx()), Poll::Ready(Err(LinkError::Io(_)))));
     }
 
     #[test]
     fn a_post_is_answered_when_its_last_packet_was_taken() {
         let mut link = Polling::default();
         let (done, mut receiver) = oneshot::channel();
-        link.attach_post(PostRequest {
-            body: "4a\u{1e}4b".into(),
-            done,
-        })
-        .unwrap();
+        link.attach_post(PostRequest { body: "4a\u{1e}4b".into(), done }).unwrap();
         for expected in ["4a", "4b"] {
             assert!(receiver.try_recv().is_err());
             let frame = link.poll_read();
@@ -279,11 +255,7 @@ mod tests {
     fn a_close_packet_ends_the_link_and_hides_what_follows() {
         let mut link = Polling::default();
         let (done, mut receiver) = oneshot::channel();
-        link.attach_post(PostRequest {
-            body: "1\u{1e}4b".into(),
-            done,
-        })
-        .unwrap();
+        link.attach_post(PostRequest { body: "1\u{1e}4b".into(), done }).unwrap();
         assert!(matches!(link.poll_read(), Poll::Ready(Ok(None))));
         assert_eq!(receiver.try_recv(), Ok(()));
         assert!(link.poll_read().is_pending());

@@ -140,11 +140,7 @@ impl Certificates {
         };
         let in_use = Arc::new(Resolver(ArcSwap::from_pointee(first)));
         let tcp = Arc::new(tcp_config(Arc::clone(&in_use))?);
-        Ok(Self(Arc::new(Shared {
-            in_use,
-            origin: Mutex::new(origin),
-            tcp,
-        })))
+        Ok(Self(Arc::new(Shared { in_use, origin: Mutex::new(origin), tcp })))
     }
 
     /// The configuration for TCP: TLS 1.2 and 1.3, ALPN `h2` and `http/1.1`.
@@ -241,9 +237,7 @@ impl ResolvesServerCert for Resolver {
 // By hand, to be sure that no key is ever printed.
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver")
-            .field("not_after", &self.0.load().not_after)
-            .finish()
+        f.debug_struct("Resolver").field("not_after", &self.0.load().not_after).finish()
     }
 }
 
@@ -323,17 +317,13 @@ impl Files {
             .map_err(|error| wrong(format!("{key_path} has an unsupported key: {error}")))?;
         let key = Arc::new(CertifiedKey::new(chain, key));
         key.keys_match().map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => wrong(format!(
-                "{key_path} is not the key of the first certificate in {cert_path}"
-            )),
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                wrong(format!("{key_path} is not the key of the first certificate in {cert_path}"))
+            }
             error => wrong(format!("{cert_path} cannot be used: {error}")),
         })?;
         let hashes = Vec::new();
-        Ok(InUse {
-            key,
-            hashes,
-            not_after,
-        })
+        Ok(InUse { key, hashes, not_after })
     }
 }
 
@@ -429,9 +419,7 @@ impl Chain {
 impl Link {
     fn new(from: SystemTime, names: &[String]) -> Result<Self, ServeError> {
         // Certificates count whole seconds.
-        let since_epoch = from
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since_epoch = from.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let from = SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch.as_secs());
         let until = from + SERVED_FOR;
         let (cert, key) = self_signed(names, from - MARGIN, until + MARGIN)
@@ -439,12 +427,7 @@ impl Link {
         let hash = Sha256::digest(&cert).into();
         let key = CertifiedKey::from_der(vec![cert], key, &provider())
             .map_err(|error| wrong(format!("cannot use a self-signed certificate: {error}")))?;
-        Ok(Self {
-            key: Arc::new(key),
-            hash,
-            from,
-            until,
-        })
+        Ok(Self { key: Arc::new(key), hash, from, until })
     }
 }
 
@@ -459,9 +442,7 @@ fn self_signed(
     params.not_before = OffsetDateTime::from(not_before);
     params.not_after = OffsetDateTime::from(not_after);
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, "quicket, self-signed");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "quicket, self-signed");
     params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let cert = params.self_signed(&key)?.der().clone();
@@ -471,11 +452,7 @@ fn self_signed(
 
 /// The names in a self-signed certificate. Browsers that go by the hash ignore them; others do not.
 fn names() -> Vec<String> {
-    let mut names = vec![
-        "localhost".to_owned(),
-        "127.0.0.1".to_owned(),
-        "::1".to_owned(),
-    ];
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     names.extend(host_name());
     names
 }
@@ -505,10 +482,7 @@ fn validity(cert: &[u8]) -> Option<(SystemTime, SystemTime)> {
     let (_, validity, _) = element(fields)?;
     let (not_before_tag, not_before, rest) = element(validity)?;
     let (not_after_tag, not_after, _) = element(rest)?;
-    Some((
-        date(not_before_tag, not_before)?,
-        date(not_after_tag, not_after)?,
-    ))
+    Some((date(not_before_tag, not_before)?, date(not_after_tag, not_after)?))
 }
 
 /// Of the optional first field.
@@ -523,12 +497,7 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0..=0x7f => (usize::from(length), rest),
         0x81..=0x84 => {
             let (bytes, rest) = rest.split_at_checked(usize::from(length - 0x80))?;
-            (
-                bytes
-                    .iter()
-                    .fold(0, |sum, &byte| sum << 8 | usize::from(byte)),
-                rest,
-            )
+            (bytes.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte)), rest)
         }
         _ => return None,
     };
@@ -541,17 +510,13 @@ fn date(tag: u8, text: &[u8]) -> Option<SystemTime> {
     let digits = text.strip_suffix(b"Z")?;
     let number = |part: &[u8]| {
         part.iter().try_fold(0, |sum: u16, byte| {
-            byte.is_ascii_digit()
-                .then(|| sum * 10 + u16::from(byte - b'0'))
+            byte.is_ascii_digit().then(|| sum * 10 + u16::from(byte - b'0'))
         })
     };
     let (year, digits) = match (tag, digits.len()) {
         (UTC_TIME, 12) => {
             let year = number(&digits[..2])?;
-            (
-                if year < 50 { 2000 + year } else { 1900 + year },
-                &digits[2..],
-            )
+            (if year < 50 { 2000 + year } else { 1900 + year }, &digits[2..])
         }
         (GENERALIZED_TIME, 14) => (number(&digits[..4])?, &digits[4..]),
         _ => return None,

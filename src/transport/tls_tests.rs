@@ -22,14 +22,8 @@ struct Folder(PathBuf);
 impl Folder {
     fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let unique = format!(
-            "{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("target/tls-tests")
-            .join(unique);
+        let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tls-tests").join(unique);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -46,10 +40,7 @@ impl Folder {
     }
 
     fn load(&self) -> Result<Certificates, ServeError> {
-        let source = Source::Files {
-            cert: self.0.join("tls.crt"),
-            key: self.0.join("tls.key"),
-        };
+        let source = Source::Files { cert: self.0.join("tls.crt"), key: self.0.join("tls.key") };
         Certificates::load(source, SystemTime::now())
     }
 }
@@ -94,9 +85,7 @@ fn client(
         .unwrap()
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
-    config
-        .dangerous()
-        .set_certificate_verifier(Arc::new(NoServerVerification::new()));
+    config.dangerous().set_certificate_verifier(Arc::new(NoServerVerification::new()));
     config.alpn_protocols = vec![alpn.to_vec()];
     Arc::new(config)
 }
@@ -117,9 +106,7 @@ async fn connect(
 }
 
 async fn connect_tcp(certificates: &Certificates) -> (Client, Server) {
-    connect(client(&[&version::TLS13], b"h2"), certificates.tcp_config())
-        .await
-        .unwrap()
+    connect(client(&[&version::TLS13], b"h2"), certificates.tcp_config()).await.unwrap()
 }
 
 /// The certificate that the client was shown.
@@ -148,9 +135,7 @@ fn browser_accepts(
     let verifier = ServerHashVerification::new(hashes.iter().map(|hash| Sha256Digest::from(*hash)));
     let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap());
     let name = ServerName::try_from("localhost").unwrap();
-    verifier
-        .verify_server_cert(cert, &[], &name, &[], now)
-        .map(drop)
+    verifier.verify_server_cert(cert, &[], &name, &[], now).map(drop)
 }
 
 fn self_signed_at(now: SystemTime) -> Certificates {
@@ -245,10 +230,7 @@ async fn keys_of_every_kind_load() {
     let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
     let ed25519 = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-    let (pkcs1, sec1) = (
-        unwrap_pkcs8(&rsa_pkcs8),
-        unwrap_pkcs8(&p256.serialize_der()),
-    );
+    let (pkcs1, sec1) = (unwrap_pkcs8(&rsa_pkcs8), unwrap_pkcs8(&p256.serialize_der()));
     let cases = [
         (&rsa, pem("PRIVATE KEY", &rsa_pkcs8)),
         (&rsa, pem("RSA PRIVATE KEY", &pkcs1)),
@@ -290,9 +272,7 @@ fn what_is_wrong_with_the_files_is_said() {
     let large = "x".repeat(FILE_AT_MOST as usize + 1);
     let error = Folder::with(&large, &key).load().unwrap_err().to_string();
     assert!(error.contains("is larger than"), "{error}");
-    Folder::with(&both, &both)
-        .load()
-        .expect("one file may hold both");
+    Folder::with(&both, &both).load().expect("one file may hold both");
 }
 
 // --- handshakes
@@ -305,9 +285,8 @@ async fn tcp_speaks_tls_1_2_and_1_3_and_both_http_versions() {
         (&version::TLS13, rustls::ProtocolVersion::TLSv1_3),
     ] {
         for alpn in [&b"h2"[..], b"http/1.1"] {
-            let (client, _server) = connect(client(&[version], alpn), certificates.tcp_config())
-                .await
-                .unwrap();
+            let (client, _server) =
+                connect(client(&[version], alpn), certificates.tcp_config()).await.unwrap();
             assert_eq!(client.get_ref().1.protocol_version(), Some(wanted));
             assert_eq!(client.get_ref().1.alpn_protocol(), Some(alpn));
         }
@@ -323,9 +302,8 @@ async fn a_client_that_comes_back_over_tcp_is_resumed() {
     assert!(certificates.tcp_config().ticketer.enabled());
     let config = client(&[&version::TLS13], b"h2");
     for wanted in [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed] {
-        let (mut client, mut server) = connect(Arc::clone(&config), certificates.tcp_config())
-            .await
-            .unwrap();
+        let (mut client, mut server) =
+            connect(Arc::clone(&config), certificates.tcp_config()).await.unwrap();
         assert_eq!(client.get_ref().1.handshake_kind(), Some(wanted));
         // Tickets come after the handshake: read something to get them.
         server.write_all(b"x").await.unwrap();

@@ -48,10 +48,7 @@ const KEPT_SLOTS: usize = 4;
 /// RFC 6455 7.4.1: protocol error; the answer to a close code that must not be sent.
 const PROTOCOL_ERROR: u16 = 1002;
 
-const _: () = assert!(
-    READ_BYTES > MAX_PARTIAL_HEADER,
-    "each read must have room for new bytes"
-);
+const _: () = assert!(READ_BYTES > MAX_PARTIAL_HEADER, "each read must have room for new bytes");
 
 /// Limits of a [`WebSocket`].
 #[derive(Clone, Copy, Debug)]
@@ -74,15 +71,10 @@ pub(crate) struct WebSocket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
-    /// Starts behind the 101 answer; `deflate` is what the [`Handshake`] says.
+    /// Starts behind the 101 answer; `deflate` is what [`negotiate`] agreed on.
     pub(crate) fn new(io: S, deflate: Option<Deflate>, config: WebSocketConfig) -> Self {
         let reader = Reader::new(deflate.is_some(), config.max_payload);
-        Self {
-            io,
-            reader,
-            writer: Writer::default(),
-            deflate,
-        }
+        Self { io, reader, writer: Writer::default(), deflate }
     }
 
     /// The next whole message; `None` when the peer closed, with a close frame or without.
@@ -228,11 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
         // Even while the peer does not read: its end of the stream may be what frees us.
         let ended = self.poll_drained(cx);
-        if shut.is_ready() && ended.is_ready() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if shut.is_ready() && ended.is_ready() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
@@ -293,11 +281,7 @@ impl Writer {
 
     fn close(&mut self, code: Option<u16>) {
         let body = code.map(u16::to_be_bytes);
-        self.push(encode(
-            OpCode::Close,
-            false,
-            body.as_ref().map_or(&[], |body| &body[..]),
-        ));
+        self.push(encode(OpCode::Close, false, body.as_ref().map_or(&[], |body| &body[..])));
         self.is_closed = true;
     }
 
@@ -323,19 +307,12 @@ impl Writer {
     fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let frames = [&self.current, &self.pong].into_iter().chain(&self.queue);
         let frames = frames.filter(|frame| !frame.is_empty());
-        slices
-            .iter_mut()
-            .zip(frames)
-            .map(|(slice, frame)| *slice = IoSlice::new(frame))
-            .count()
+        slices.iter_mut().zip(frames).map(|(slice, frame)| *slice = IoSlice::new(frame)).count()
     }
 
     /// This many bytes of the frames were written.
     fn advance(&mut self, mut written: usize) {
-        assert!(
-            written <= self.bytes,
-            "a stream cannot write more than it was given"
-        );
+        assert!(written <= self.bytes, "a stream cannot write more than it was given");
         self.bytes -= written;
         self.is_unflushed = true;
         while written >= self.current.len() {
@@ -348,9 +325,7 @@ impl Writer {
                 self.unanswered_pings = 0;
                 std::mem::take(&mut self.pong)
             } else {
-                self.queue
-                    .pop_front()
-                    .expect("`bytes` counts what is queued")
+                self.queue.pop_front().expect("`bytes` counts what is queued")
             };
         }
         self.current.advance(written);

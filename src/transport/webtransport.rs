@@ -46,9 +46,7 @@ enum SendState {
 
 impl fmt::Debug for WebTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebTransport")
-            .field("queued", &self.queued)
-            .finish_non_exhaustive()
+        f.debug_struct("WebTransport").field("queued", &self.queued).finish_non_exhaustive()
     }
 }
 

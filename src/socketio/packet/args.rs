@@ -19,10 +19,7 @@ use crate::error::{DataError, EmitError, PeerMisbehaved};
 /// A checked payload. JSON has no white space behind it; msgpack is one value.
 #[derive(Clone, PartialEq)]
 pub(super) enum Body {
-    Json {
-        text: Str,
-        attachments: Option<Arc<[Bytes]>>,
-    },
+    Json { text: Str, attachments: Option<Arc<[Bytes]>> },
     MsgPack(Bytes),
 }
 
@@ -34,10 +31,7 @@ impl Body {
 
     fn attachments(&self) -> &[Bytes] {
         match self {
-            Self::Json {
-                attachments: Some(attachments),
-                ..
-            } => attachments,
+            Self::Json { attachments: Some(attachments), .. } => attachments,
             _ => &[],
         }
     }
@@ -192,11 +186,7 @@ impl Args {
             left -= 1;
             reader.head()?;
         }
-        T::deserialize(List::Flat {
-            reader,
-            left,
-            attachments: self.body.attachments(),
-        })
+        T::deserialize(List::Flat { reader, left, attachments: self.body.attachments() })
     }
 
     /// The whole list as JSON, the event name first; for logs and tests.
@@ -216,10 +206,7 @@ impl Args {
             Body::Json { text, attachments } => {
                 let mut longer = String::with_capacity(text.len() + last.len() + 3);
                 json::push_appended(&mut longer, text, last);
-                Body::Json {
-                    text: longer.into(),
-                    attachments: attachments.clone(),
-                }
+                Body::Json { text: longer.into(), attachments: attachments.clone() }
             }
             Body::MsgPack(list) => {
                 let mut longer = Vec::with_capacity(list.len() + last.len() + 9);
@@ -227,10 +214,7 @@ impl Args {
                 Body::MsgPack(longer.into())
             }
         };
-        Self {
-            body,
-            event: self.event.clone(),
-        }
+        Self { body, event: self.event.clone() }
     }
 
     /// The same arguments under another event name, or as an acknowledgement's with `None`: how an
@@ -250,10 +234,7 @@ impl Args {
             },
             Body::MsgPack(list) => Body::MsgPack(msgpack::renamed(list, had_event, event).into()),
         };
-        Ok(Self {
-            body,
-            event: event.map(Str::copy_from_slice),
-        })
+        Ok(Self { body, event: event.map(Str::copy_from_slice) })
     }
 
     pub(super) fn codec(&self) -> Codec {
@@ -351,9 +332,7 @@ impl Serialize for Payload {
 impl fmt::Debug for Payload {
     /// Says the size, not the content: it carries credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Payload")
-            .field("bytes", &self.len_bytes())
-            .finish_non_exhaustive()
+        f.debug_struct("Payload").field("bytes", &self.len_bytes()).finish_non_exhaustive()
     }
 }
 
@@ -361,11 +340,7 @@ impl fmt::Debug for Payload {
 /// first.
 enum List<'de> {
     Json(Elements<'de>),
-    Flat {
-        reader: Reader<'de>,
-        left: u32,
-        attachments: &'de [Bytes],
-    },
+    Flat { reader: Reader<'de>, left: u32, attachments: &'de [Bytes] },
 }
 
 impl<'de> List<'de> {
@@ -380,11 +355,7 @@ impl<'de> List<'de> {
                         .map_err(|error| DataError(error.to_string()));
                 }
             }
-            Self::Flat {
-                reader,
-                left,
-                attachments,
-            } if *left > 0 => {
+            Self::Flat { reader, left, attachments } if *left > 0 => {
                 *left -= 1;
                 return seed.deserialize(Flat::new(reader, attachments));
             }
@@ -453,10 +424,7 @@ impl<'de> Deserializer<'de> for List<'de> {
         len: usize,
         visitor: V,
     ) -> Result<V::Value, DataError> {
-        visitor.visit_seq(Each {
-            list: self,
-            left: len,
-        })
+        visitor.visit_seq(Each { list: self, left: len })
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(

@@ -52,30 +52,18 @@ pub(super) struct Flat<'r, 'de> {
 
 impl<'r, 'de> Flat<'r, 'de> {
     pub(super) fn new(reader: &'r mut Reader<'de>, attachments: &'de [Bytes]) -> Self {
-        Self {
-            reader,
-            attachments,
-            depth: MAX_DEPTH,
-        }
+        Self { reader, attachments, depth: MAX_DEPTH }
     }
 
     fn enter(self, len: u32) -> Result<Access<'r, 'de>, DataError> {
-        let depth = self
-            .depth
-            .checked_sub(1)
-            .ok_or_else(|| DataError("nested too deep".to_owned()))?;
-        Ok(Access {
-            reader: self.reader,
-            attachments: self.attachments,
-            depth,
-            left: len,
-        })
+        let depth =
+            self.depth.checked_sub(1).ok_or_else(|| DataError("nested too deep".to_owned()))?;
+        Ok(Access { reader: self.reader, attachments: self.attachments, depth, left: len })
     }
 
     fn attachment(&self, index: u32) -> Result<&'de [u8], DataError> {
         let data = self.attachments.get(index as usize);
-        data.map(|data| &data[..])
-            .ok_or_else(|| DataError("no such attachment".to_owned()))
+        data.map(|data| &data[..]).ok_or_else(|| DataError("no such attachment".to_owned()))
     }
 
     fn sequence<V: Visitor<'de>>(self, len: u32, visitor: V) -> Result<V::Value, DataError> {
@@ -182,11 +170,7 @@ struct Access<'r, 'de> {
 
 impl<'de> Access<'_, 'de> {
     fn value(&mut self) -> Flat<'_, 'de> {
-        Flat {
-            reader: self.reader,
-            attachments: self.attachments,
-            depth: self.depth,
-        }
+        Flat { reader: self.reader, attachments: self.attachments, depth: self.depth }
     }
 
     /// As in serde_json, what the type had no place for is an error; the reader would be out of
@@ -283,9 +267,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DataError> {
-        self.0
-            .into_deserializer()
-            .deserialize_enum(name, variants, visitor)
+        self.0.into_deserializer().deserialize_enum(name, variants, visitor)
     }
 
     numeric_keys! {
@@ -316,11 +298,7 @@ impl<'r, 'de> Relay<'r, 'de> {
     }
 
     fn within(reader: &'r mut Reader<'de>, attachments: &'de [Bytes], depth: usize) -> Self {
-        Self {
-            reader: RefCell::new(reader),
-            attachments,
-            depth,
-        }
+        Self { reader: RefCell::new(reader), attachments, depth }
     }
 }
 
@@ -328,9 +306,7 @@ impl Serialize for Relay<'_, '_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut reader = self.reader.borrow_mut();
         let reader: &mut Reader<'_> = &mut reader;
-        let head = reader
-            .head()
-            .map_err(|_| ser::Error::custom("malformed msgpack"))?;
+        let head = reader.head().map_err(|_| ser::Error::custom("malformed msgpack"))?;
         let Some(depth) = self.depth.checked_sub(1) else {
             return Err(ser::Error::custom("nested too deep"));
         };

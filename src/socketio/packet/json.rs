@@ -209,14 +209,12 @@ impl Iterator for Elements<'_> {
 /// The event name in front of a checked list of arguments: a string that is not reserved, or a
 /// number.
 pub(super) fn event_name(text: &Str) -> Result<Str, PeerMisbehaved> {
-    let range = Elements::new(text)
-        .next()
-        .ok_or(PeerMisbehaved::InvalidPayload)?;
+    let range = Elements::new(text).next().ok_or(PeerMisbehaved::InvalidPayload)?;
     let raw = text.slice(range);
     let name = match raw.as_bytes().first() {
-        Some(b'"') if raw.contains('\\') => serde_json::from_str::<String>(&raw)
-            .map_err(|_| PeerMisbehaved::InvalidPayload)?
-            .into(),
+        Some(b'"') if raw.contains('\\') => {
+            serde_json::from_str::<String>(&raw).map_err(|_| PeerMisbehaved::InvalidPayload)?.into()
+        }
         Some(b'"') => raw.slice(1..raw.len() - 1),
         Some(b'-' | b'0'..=b'9') => match raw.parse::<i64>() {
             Ok(number) => number.to_string().into(),
@@ -250,9 +248,7 @@ fn mend_surrogates(text: &str) -> Option<String> {
         return None;
     }
     let unit = |at: usize| match text.as_bytes().get(at..at + 2) {
-        Some(b"\\u") => text
-            .get(at + 2..at + 6)
-            .and_then(|hex| u16::from_str_radix(hex, 16).ok()),
+        Some(b"\\u") => text.get(at + 2..at + 6).and_then(|hex| u16::from_str_radix(hex, 16).ok()),
         _ => None,
     };
     let (mut mended, mut copied, mut at) = (String::new(), 0, 0);
@@ -280,11 +276,7 @@ fn mend_surrogates(text: &str) -> Option<String> {
 /// Node: an object whose `_placeholder` is `true` stands for attachment `num`, but in binary
 /// packets only; where there are no attachments it is an object like any other.
 pub(super) fn flatten(text: &str, attachments: usize) -> Result<Vec<u8>, PeerMisbehaved> {
-    let mut flat = Flatten {
-        out: Vec::with_capacity(text.len()),
-        attachments,
-        illegal: false,
-    };
+    let mut flat = Flatten { out: Vec::with_capacity(text.len()), attachments, illegal: false };
     match (&mut flat).deserialize(&mut serde_json::Deserializer::from_str(text)) {
         Ok(()) => Ok(flat.out),
         Err(_) if flat.illegal => Err(PeerMisbehaved::IllegalAttachments),
@@ -417,11 +409,7 @@ impl Formatter for Placeholders<'_> {
         writer: &mut W,
         value: &[u8],
     ) -> io::Result<()> {
-        write!(
-            writer,
-            r#"{{"_placeholder":true,"num":{}}}"#,
-            self.attachments.len()
-        )?;
+        write!(writer, r#"{{"_placeholder":true,"num":{}}}"#, self.attachments.len())?;
         self.attachments.push(Bytes::copy_from_slice(value));
         Ok(())
     }
@@ -432,11 +420,8 @@ fn append<T: Serialize + ?Sized>(
     attachments: &mut Vec<Bytes>,
     data: &T,
 ) -> Result<(), EmitError> {
-    data.serialize(&mut serde_json::Serializer::with_formatter(
-        text,
-        Placeholders { attachments },
-    ))
-    .map_err(|error| EmitError::Encode(error.to_string()))
+    data.serialize(&mut serde_json::Serializer::with_formatter(text, Placeholders { attachments }))
+        .map_err(|error| EmitError::Encode(error.to_string()))
 }
 
 /// See [`super::Codec::args`]; the event name is known not to be reserved.
@@ -568,10 +553,7 @@ pub(super) fn renamed(list: &str, had_event: bool, event: Option<&str>) -> Strin
 
 fn push_field(text: &mut String, before: &str, value: &str) {
     text.push_str(before);
-    if value
-        .bytes()
-        .all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\')
-    {
+    if value.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
         text.push('"');
         text.push_str(value);
         text.push('"');

@@ -93,9 +93,7 @@ impl<'a> Reader<'a> {
 
     fn str(&mut self, len: u32) -> Result<Head<'a>, Malformed> {
         let bytes = self.take(len as usize)?;
-        Ok(Head::Str(
-            std::str::from_utf8(bytes).map_err(|_| Malformed)?,
-        ))
+        Ok(Head::Str(std::str::from_utf8(bytes).map_err(|_| Malformed)?))
     }
 
     /// An extension whose content is `len` bytes; `fixed` ones of type 0 mean something else to
@@ -268,11 +266,9 @@ pub(super) fn event_name(list: &[u8]) -> Result<Str, PeerMisbehaved> {
 fn to_vec<T: Serialize + ?Sized>(data: &T) -> Result<Vec<u8>, EmitError> {
     let mut out = Vec::with_capacity(128);
     // Human readable, so that a type looks the same to clients of both codecs.
-    let mut serializer = rmp_serde::Serializer::new(&mut out)
-        .with_struct_map()
-        .with_human_readable();
-    data.serialize(&mut serializer)
-        .map_err(|error| EmitError::Encode(error.to_string()))?;
+    let mut serializer =
+        rmp_serde::Serializer::new(&mut out).with_struct_map().with_human_readable();
+    data.serialize(&mut serializer).map_err(|error| EmitError::Encode(error.to_string()))?;
     Ok(out)
 }
 
@@ -282,11 +278,7 @@ pub(super) fn encode_args<T: Serialize + ?Sized>(
     data: &T,
 ) -> Result<Body, EmitError> {
     let shape = Shape::of(data);
-    let value = if shape == Shape::Nothing {
-        Vec::new()
-    } else {
-        to_vec(data)?
-    };
+    let value = if shape == Shape::Nothing { Vec::new() } else { to_vec(data)? };
     let mut reader = Reader::new(&value);
     let count = match shape {
         Shape::Nothing => 0,
@@ -345,10 +337,7 @@ pub(super) fn encode(nsp: &str, packet: Outgoing<'_>) -> Vec<u8> {
             }
         }
         Outgoing::Disconnect => {}
-        Outgoing::Event {
-            offset: Some(offset),
-            ..
-        } => write_appended(&mut out, payload, offset),
+        Outgoing::Event { offset: Some(offset), .. } => write_appended(&mut out, payload, offset),
         Outgoing::Event { .. } | Outgoing::Ack { .. } => out.extend_from_slice(payload),
     }
     write_field(&mut out, "nsp", if nsp.is_empty() { "/" } else { nsp });

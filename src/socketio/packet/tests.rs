@@ -55,11 +55,7 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 fn event(args: &Args, ack: Option<u64>) -> Outgoing<'_> {
-    Outgoing::Event {
-        args,
-        ack,
-        offset: None,
-    }
+    Outgoing::Event { args, ack, offset: None }
 }
 
 /// Feeds frames that we wrote to a decoder, as a peer's Engine.IO layer would.

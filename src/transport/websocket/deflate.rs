@@ -110,13 +110,10 @@ mod tests {
     #[test]
     fn the_examples_of_the_rfc_inflate() {
         let compressed = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
-        let stored = [
-            0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00,
-        ];
+        let stored = [0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00];
         let with_final_bit = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00];
-        let in_two_blocks = [
-            0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00,
-        ];
+        let in_two_blocks =
+            [0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00];
         for payload in [&compressed[..], &stored, &with_final_bit, &in_two_blocks] {
             assert_eq!(inflate(payload, 5).unwrap(), b"Hello");
             assert_eq!(inflate(payload, 4), Err(PeerMisbehaved::PayloadTooLarge));
@@ -138,31 +135,17 @@ mod tests {
     fn a_bomb_stops_at_the_limit() {
         let bomb = deflate(&vec![0; 50_000_000]).unwrap();
         assert!(bomb.len() < 250_000);
-        assert_eq!(
-            inflate(&bomb, 100_000),
-            Err(PeerMisbehaved::PayloadTooLarge)
-        );
+        assert_eq!(inflate(&bomb, 100_000), Err(PeerMisbehaved::PayloadTooLarge));
     }
 
     #[test]
     fn the_limit_itself_is_allowed() {
-        for len in [
-            0,
-            1,
-            FIRST_ROOM - 1,
-            FIRST_ROOM,
-            FIRST_ROOM + 1,
-            4096,
-            100_000,
-        ] {
+        for len in [0, 1, FIRST_ROOM - 1, FIRST_ROOM, FIRST_ROOM + 1, 4096, 100_000] {
             let payload = deflate(&vec![7; len]).unwrap();
             let output = inflate(&payload, len).unwrap();
             assert_eq!((output.len(), output.capacity()), (len, len));
             if len > 0 {
-                assert_eq!(
-                    inflate(&payload, len - 1),
-                    Err(PeerMisbehaved::PayloadTooLarge)
-                );
+                assert_eq!(inflate(&payload, len - 1), Err(PeerMisbehaved::PayloadTooLarge));
             }
         }
     }

@@ -99,21 +99,14 @@ pub(crate) fn negotiate(
     if single(headers, &SEC_WEBSOCKET_VERSION) != Some(b"13") {
         return Err(HandshakeError::Version);
     }
-    let key = single(headers, &SEC_WEBSOCKET_KEY)
-        .filter(|key| is_key(key))
-        .ok_or(HandshakeError::Key)?;
-    Ok(Handshake {
-        accept: accept(key),
-        deflate: deflate.filter(|_| offers_deflate(headers)),
-    })
+    let key =
+        single(headers, &SEC_WEBSOCKET_KEY).filter(|key| is_key(key)).ok_or(HandshakeError::Key)?;
+    Ok(Handshake { accept: accept(key), deflate: deflate.filter(|_| offers_deflate(headers)) })
 }
 
 /// RFC 6455 4.2.2: SHA-1 of the key and a fixed string, in base64.
 fn accept(key: &[u8]) -> HeaderValue {
-    let digest = Sha1::new()
-        .chain_update(key)
-        .chain_update(KEY_SUFFIX)
-        .finalize();
+    let digest = Sha1::new().chain_update(key).chain_update(KEY_SUFFIX).finalize();
     let text = base64::engine::general_purpose::STANDARD.encode(digest);
     HeaderValue::try_from(text).expect("base64 is made of visible characters")
 }
@@ -131,10 +124,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
-    values
-        .next()
-        .is_none()
-        .then(|| value.as_bytes().trim_ascii())
+    values.next().is_none().then(|| value.as_bytes().trim_ascii())
 }
 
 /// The last character before the padding may have bits set that decode to nothing: `ws` takes such
@@ -185,10 +175,7 @@ fn is_acceptable(offer: &str) -> bool {
 }
 
 fn unquoted(value: &str) -> &str {
-    value
-        .strip_prefix('"')
-        .and_then(|value| value.strip_suffix('"'))
-        .unwrap_or(value)
+    value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
 }
 
 /// RFC 7692 7.1.2.2: *"a decimal integer value without leading zeroes between 8 to 15 inclusive"*.
@@ -232,10 +219,7 @@ mod tests {
         let handshake = negotiate(&Method::GET, &request(&[]), Some(THRESHOLD)).unwrap();
         assert_eq!(handshake.deflate, None);
         let headers = handshake.headers();
-        assert_eq!(
-            headers["sec-websocket-accept"],
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(headers["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(headers["upgrade"], "websocket");
         assert_eq!(headers["connection"], "Upgrade");
         assert_eq!(headers.len(), 3);
@@ -244,10 +228,7 @@ mod tests {
     #[test]
     fn tokens_may_be_in_lists_and_in_any_case() {
         for changes in [
-            [
-                ("connection", "keep-alive, Upgrade"),
-                ("upgrade", "WebSocket"),
-            ],
+            [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")],
             [("connection", "UPGRADE,x"), ("upgrade", "h2c, websocket")],
         ] {
             assert_eq!(refusal(&changes), None, "{changes:?}");
@@ -262,21 +243,9 @@ mod tests {
         let post = negotiate(&Method::POST, &request(&[]), None);
         assert_eq!(post.err(), Some(HandshakeError::Method));
         for (name, values, error) in [
-            (
-                "upgrade",
-                ["", "h2c", "websocket2"],
-                HandshakeError::Upgrade,
-            ),
-            (
-                "connection",
-                ["", "close", "upgraded"],
-                HandshakeError::Connection,
-            ),
-            (
-                "sec-websocket-version",
-                ["", "8", "13, 8"],
-                HandshakeError::Version,
-            ),
+            ("upgrade", ["", "h2c", "websocket2"], HandshakeError::Upgrade),
+            ("connection", ["", "close", "upgraded"], HandshakeError::Connection),
+            ("sec-websocket-version", ["", "8", "13, 8"], HandshakeError::Version),
             (
                 "sec-websocket-key",
                 ["", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZQ=A"],
@@ -298,10 +267,7 @@ mod tests {
         }
         let mut two_keys = request(&[]);
         two_keys.append(SEC_WEBSOCKET_KEY, two_keys[SEC_WEBSOCKET_KEY].clone());
-        assert_eq!(
-            negotiate(&Method::GET, &two_keys, None).err(),
-            Some(HandshakeError::Key)
-        );
+        assert_eq!(negotiate(&Method::GET, &two_keys, None).err(), Some(HandshakeError::Key));
     }
 
     #[test]
@@ -309,14 +275,8 @@ mod tests {
         for (offer, accepted) in [
             ("permessage-deflate", true),
             ("permessage-deflate; client_max_window_bits", true),
-            (
-                "x-webkit-deflate-frame, permessage-deflate;client_max_window_bits=15",
-                true,
-            ),
-            (
-                "permessage-deflate; server_max_window_bits=10, permessage-deflate",
-                true,
-            ),
+            ("x-webkit-deflate-frame, permessage-deflate;client_max_window_bits=15", true),
+            ("permessage-deflate; server_max_window_bits=10, permessage-deflate", true),
             (
                 "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
                  server_max_window_bits=15; client_max_window_bits=\"8\"",
@@ -326,10 +286,7 @@ mod tests {
             ("permessage-deflate; server_max_window_bits", false),
             ("permessage-deflate; client_max_window_bits=7", false),
             ("permessage-deflate; client_max_window_bits=08", false),
-            (
-                "permessage-deflate; client_max_window_bits; client_max_window_bits",
-                false,
-            ),
+            ("permessage-deflate; client_max_window_bits; client_max_window_bits", false),
             ("permessage-deflate; server_no_context_takeover=1", false),
             ("permessage-deflate; unknown", false),
             ("permessage-deflate;", false),
@@ -339,10 +296,7 @@ mod tests {
             let wanted = negotiate(&Method::GET, &request, Some(THRESHOLD)).unwrap();
             assert_eq!(wanted.deflate, accepted.then_some(THRESHOLD), "{offer}");
             let answer = wanted.headers().remove(SEC_WEBSOCKET_EXTENSIONS);
-            assert_eq!(
-                answer.is_some_and(|answer| answer == DEFLATE_ANSWER),
-                accepted
-            );
+            assert_eq!(answer.is_some_and(|answer| answer == DEFLATE_ANSWER), accepted);
             let unwanted = negotiate(&Method::GET, &request, None).unwrap();
             assert_eq!(unwanted.deflate, None);
         }

@@ -147,11 +147,7 @@ impl Reader {
     /// The rule that the peer broke; afterwards the reader is over.
     pub(super) fn take_in(&mut self, mut input: &[u8]) -> Result<Option<Event>, PeerMisbehaved> {
         let event = self.step(&mut input);
-        self.held = if self.is_over() {
-            Bytes::new()
-        } else {
-            Bytes::copy_from_slice(input)
-        };
+        self.held = if self.is_over() { Bytes::new() } else { Bytes::copy_from_slice(input) };
         event
     }
 
@@ -237,10 +233,7 @@ impl Reader {
         }
         if !is_continuation {
             let is_text = header.opcode() == OpCode::Text;
-            self.kind = Some(Kind {
-                is_text,
-                is_compressed: header.is_rsv1(),
-            });
+            self.kind = Some(Kind { is_text, is_compressed: header.is_rsv1() });
         }
         self.fragments += 1;
         if self.phase == Phase::Skipping {
@@ -259,19 +252,12 @@ impl Reader {
 
     /// Moves what has come of the payload to where it belongs; gives the header as it stands then.
     fn take_payload(&mut self, input: &mut &[u8]) -> Head {
-        let mut head = self
-            .head
-            .take()
-            .expect("a header was read before its payload");
+        let mut head = self.head.take().expect("a header was read before its payload");
         let (payload, rest) = input.split_at(head.remaining.min(input.len()));
         *input = rest;
         let is_control = head.opcode.is_control();
         if is_control || self.phase == Phase::Open {
-            let target = if is_control {
-                &mut self.control
-            } else {
-                &mut self.message
-            };
+            let target = if is_control { &mut self.control } else { &mut self.message };
             // What more can come decides how much room is worth having beyond what is needed now.
             let end = target.len() + head.remaining;
             let most = if head.is_fin { end } else { self.max_payload };
@@ -348,9 +334,7 @@ fn unmask(data: &mut [u8], mask: [u8; 4]) {
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let mut chunks = data.chunks_exact_mut(8);
     for chunk in &mut chunks {
-        let bytes: [u8; 8] = (&*chunk)
-            .try_into()
-            .expect("chunks_exact gives eight bytes");
+        let bytes: [u8; 8] = (&*chunk).try_into().expect("chunks_exact gives eight bytes");
         chunk.copy_from_slice(&(u64::from_ne_bytes(bytes) ^ wide).to_ne_bytes());
     }
     for (byte, key) in chunks.into_remainder().iter_mut().zip(mask.iter().cycle()) {

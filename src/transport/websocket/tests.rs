@@ -12,9 +12,7 @@ use tokio_tungstenite::tungstenite::{self, protocol::Role};
 
 use super::*;
 
-const CONFIG: WebSocketConfig = WebSocketConfig {
-    max_payload: 100_000,
-};
+const CONFIG: WebSocketConfig = WebSocketConfig { max_payload: 100_000 };
 
 /// A frame as a client sends it: the first byte as given, then length, mask and masked payload.
 pub(super) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -32,12 +30,7 @@ pub(super) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     frame.extend_from_slice(&mask);
-    frame.extend(
-        payload
-            .iter()
-            .zip(mask.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
     frame
 }
 
@@ -64,9 +57,7 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 async fn flush<S: AsyncRead + AsyncWrite + Unpin>(link: &mut WebSocket<S>) {
-    poll_fn(|cx| link.poll_flush(cx))
-        .await
-        .expect("the stream takes everything");
+    poll_fn(|cx| link.poll_flush(cx)).await.expect("the stream takes everything");
 }
 
 fn rule(outcome: Result<Option<Frame>, LinkError>) -> PeerMisbehaved {
@@ -127,17 +118,10 @@ async fn messages_come_and_go_byte_by_byte() {
         answer
     });
     assert_eq!(read(&mut link).await.unwrap(), Some(text("4one")));
-    assert_eq!(
-        read(&mut link).await.unwrap(),
-        Some(Frame::Binary("twothree".into()))
-    );
+    assert_eq!(read(&mut link).await.unwrap(), Some(Frame::Binary("twothree".into())));
     link.queue(&text("4yes"), false).unwrap();
     link.queue_framed(encode_frame(&Frame::Binary(Bytes::new())));
-    assert_eq!(
-        link.queued_bytes(),
-        2 + 6 + 2,
-        "the rest of the pong, and both frames"
-    );
+    assert_eq!(link.queued_bytes(), 2 + 6 + 2, "the rest of the pong, and both frames");
     flush(&mut link).await;
     assert_eq!(link.queued_bytes(), 0);
     assert_eq!(client.await.unwrap(), *b"\x8a\x01!\x81\x044yes\x82\x00");
@@ -149,27 +133,16 @@ async fn messages_come_and_go_byte_by_byte() {
 async fn one_read_may_bring_many_messages_and_each_is_given_once() {
     let (mut link, mut peer) = pair(1 << 16);
     for index in 0..100 {
-        peer.write_all(&client_frame(0x81, format!("4{index}").as_bytes()))
-            .await
-            .unwrap();
+        peer.write_all(&client_frame(0x81, format!("4{index}").as_bytes())).await.unwrap();
     }
-    peer.write_all(&client_frame(0x81, b"4cut")[..4])
-        .await
-        .unwrap();
+    peer.write_all(&client_frame(0x81, b"4cut")[..4]).await.unwrap();
     for index in 0..100 {
-        assert_eq!(
-            read(&mut link).await.unwrap(),
-            Some(text(&format!("4{index}")))
-        );
+        assert_eq!(read(&mut link).await.unwrap(), Some(text(&format!("4{index}"))));
     }
     assert!(now(|cx| link.poll_read(cx)).is_pending());
     assert_eq!(link.reader.held().len(), 4);
     drop(peer);
-    assert_eq!(
-        read(&mut link).await.unwrap(),
-        None,
-        "an end inside a frame is an end"
-    );
+    assert_eq!(read(&mut link).await.unwrap(), None, "an end inside a frame is an end");
 }
 
 #[tokio::test]
@@ -203,24 +176,15 @@ async fn a_pong_overtakes_frames_but_never_cuts_one() {
 #[tokio::test]
 async fn unanswered_pings_are_limited() {
     let (mut link, mut peer) = pair(2000);
-    link.queue(&Frame::Binary(vec![0; 3000].into()), false)
-        .unwrap();
-    assert!(
-        now(|cx| link.poll_flush(cx)).is_pending(),
-        "the peer does not read"
-    );
+    link.queue(&Frame::Binary(vec![0; 3000].into()), false).unwrap();
+    assert!(now(|cx| link.poll_flush(cx)).is_pending(), "the peer does not read");
     let ping = client_frame(0x89, b"");
-    peer.write_all(&ping.repeat(MAX_UNANSWERED_PINGS.into()))
-        .await
-        .unwrap();
+    peer.write_all(&ping.repeat(MAX_UNANSWERED_PINGS.into())).await.unwrap();
     assert!(now(|cx| link.poll_read(cx)).is_pending());
     assert_eq!(link.writer.unanswered_pings, MAX_UNANSWERED_PINGS);
     assert_eq!(link.writer.queue.len(), 0, "one pong at most is kept");
     peer.write_all(&ping).await.unwrap();
-    assert_eq!(
-        rule(read(&mut link).await),
-        PeerMisbehaved::ControlFrameFlood
-    );
+    assert_eq!(rule(read(&mut link).await), PeerMisbehaved::ControlFrameFlood);
 }
 
 #[tokio::test]
@@ -290,10 +254,7 @@ impl AsyncWrite for Endless {
 
 #[test]
 fn a_peer_that_never_pauses_does_not_keep_the_others_waiting() {
-    let io = Endless {
-        bytes: client_frame(0x8a, b"pong"),
-        ..Endless::default()
-    };
+    let io = Endless { bytes: client_frame(0x8a, b"pong"), ..Endless::default() };
     let mut link = WebSocket::new(io, None, CONFIG);
     let woken = Arc::new(Woken::default());
     let waker = Arc::clone(&woken).into();
@@ -321,14 +282,10 @@ impl Wake for Woken {
 
 #[tokio::test]
 async fn a_tls_stream_that_just_stops_is_an_end_and_other_errors_are_errors() {
-    for (kind, is_end) in [
-        (io::ErrorKind::UnexpectedEof, true),
-        (io::ErrorKind::ConnectionReset, false),
-    ] {
-        let io = Endless {
-            error: Some(kind),
-            ..Endless::default()
-        };
+    for (kind, is_end) in
+        [(io::ErrorKind::UnexpectedEof, true), (io::ErrorKind::ConnectionReset, false)]
+    {
+        let io = Endless { error: Some(kind), ..Endless::default() };
         let mut link = WebSocket::new(io, None, CONFIG);
         assert_eq!(matches!(read(&mut link).await, Ok(None)), is_end);
         assert!(now(|cx| link.poll_closed(cx)).is_ready());
@@ -348,11 +305,7 @@ fn many_frames_go_in_one_write_and_the_queue_gives_its_memory_back() {
     assert!(link.writer.queue.capacity() <= KEPT_SLOTS);
     link.io.is_flushed = false;
     assert!(now(|cx| link.poll_flush(cx)).is_ready());
-    assert_eq!(
-        (link.io.writes.len(), link.io.is_flushed),
-        (2, false),
-        "nothing to do"
-    );
+    assert_eq!((link.io.writes.len(), link.io.is_flushed), (2, false), "nothing to do");
 }
 
 #[test]
@@ -425,10 +378,7 @@ async fn closing_waits_for_the_peers_close_frame_and_drops_messages() {
 async fn closing_after_a_broken_rule_waits_for_the_end_of_the_stream() {
     let (mut link, mut peer) = pair(1 << 16);
     peer.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
-    assert_eq!(
-        rule(read(&mut link).await),
-        PeerMisbehaved::IllegalWebSocketFrame
-    );
+    assert_eq!(rule(read(&mut link).await), PeerMisbehaved::IllegalWebSocketFrame);
     link.close(1002);
     peer.write_all(&client_frame(0x88, b"")).await.unwrap();
     assert!(now(|cx| link.poll_closed(cx)).is_pending());
@@ -499,10 +449,7 @@ async fn tungstenite_understands_us_and_we_it() {
             tungstenite::Message::text("x".repeat(len)),
             tungstenite::Message::binary(vec![200; len]),
         ] {
-            client
-                .send(tungstenite::Message::Ping("?".into()))
-                .await
-                .unwrap();
+            client.send(tungstenite::Message::Ping("?".into())).await.unwrap();
             client.send(message.clone()).await.unwrap();
             let pong = client.next().await.unwrap().unwrap();
             assert_eq!(pong, tungstenite::Message::Pong("?".into()));

@@ -137,10 +137,7 @@ fn what_only_node_accepts_is_refused_too() {
         (r#"51.0-["a"]"#, IllegalAttachments),
         (r#"51e0-["a"]"#, IllegalAttachments),
         // Node: undefined in the place of the attachment.
-        (
-            r#"51-["a",{"_placeholder":true,"num":0.5}]"#,
-            IllegalAttachments,
-        ),
+        (r#"51-["a",{"_placeholder":true,"num":0.5}]"#, IllegalAttachments),
         // Node: ids that are not the ones that were sent.
         (r#"29007199254740992["a"]"#, InvalidAckId),
         (r#"299999999999999999999["a"]"#, InvalidAckId),
@@ -165,15 +162,10 @@ fn attachments_come_right_behind_their_text_and_nowhere_else() {
     assert_eq!(decoder.decode(Message::from(vec![1])), Ok(None));
     let packet = decoder.decode(Message::from(vec![2, 2])).unwrap().unwrap();
     assert!(!decoder.is_reconstructing());
-    let Kind::Event { args, ack: Some(7) } = packet.kind else {
-        panic!("{packet:?}")
-    };
+    let Kind::Event { args, ack: Some(7) } = packet.kind else { panic!("{packet:?}") };
     // By number, not by order.
     let data: (Bytes, Bytes) = args.decode().unwrap();
-    assert_eq!(
-        data,
-        (Bytes::from_static(&[2, 2]), Bytes::from_static(&[1]))
-    );
+    assert_eq!(data, (Bytes::from_static(&[2, 2]), Bytes::from_static(&[1])));
     assert_eq!(decoder.decode(Message::from(vec![1])), out_of_order);
 
     assert_eq!(decoder.decode(Message::from(text)), Ok(None));
@@ -190,10 +182,7 @@ fn an_attachment_may_be_used_twice_or_never() {
     ] {
         let mut decoder = Decoder::new(Codec::Json, 1);
         assert_eq!(decoder.decode(Message::from(text)), Ok(None), "{text}");
-        assert!(
-            decoder.decode(Message::from(vec![])).unwrap().is_some(),
-            "{text}"
-        );
+        assert!(decoder.decode(Message::from(vec![])).unwrap().is_some(), "{text}");
     }
 }
 
@@ -219,11 +208,7 @@ fn the_limit_of_attachments_is_exact() {
 fn depth_is_bounded_and_never_overflows_the_stack() {
     let json = |depth: usize| {
         let inner = depth - 1;
-        decode(&format!(
-            "2[\"a\",{}1{}]",
-            "[".repeat(inner),
-            "]".repeat(inner)
-        ))
+        decode(&format!("2[\"a\",{}1{}]", "[".repeat(inner), "]".repeat(inner)))
     };
     let msgpack = |depth: usize| {
         let mut bytes = unhex("83 a474797065 02 a36e7370 a12f a464617461 92 a161");
@@ -231,13 +216,8 @@ fn depth_is_bounded_and_never_overflows_the_stack() {
         bytes.push(1);
         decode_msgpack(bytes)
     };
-    for packet in [
-        json(MAX_DEPTH).unwrap().unwrap(),
-        msgpack(MAX_DEPTH).unwrap(),
-    ] {
-        let Kind::Event { args, .. } = packet.kind else {
-            panic!()
-        };
+    for packet in [json(MAX_DEPTH).unwrap().unwrap(), msgpack(MAX_DEPTH).unwrap()] {
+        let Kind::Event { args, .. } = packet.kind else { panic!() };
         args.decode::<Value>().unwrap();
         args.to_json().unwrap();
         args.with_appended_str("x").to_json().unwrap();

@@ -18,10 +18,7 @@ const GOLDEN: [(&str, &str); 13] = [
         "84a47479706502a46461746196a7c3a90a22e282acffd0dfcd012cce00011170cf000000012a05f200 \
          a36e7370a52f63686174a269640c",
     ),
-    (
-        r#"42["ping"]"#,
-        "83a47479706502a46461746191a470696e67a36e7370a12f",
-    ),
+    (r#"42["ping"]"#, "83a47479706502a46461746191a470696e67a36e7370a12f"),
     (
         r#"452-7["bin",{"_placeholder":true,"num":0},{"x":[{"_placeholder":true,"num":1}]},"s"]"#,
         "84a47479706502a46461746194a362696ec40301020381a17891c403010203a173a36e7370a12fa2696407",
@@ -62,10 +59,8 @@ const GOLDEN: [(&str, &str); 13] = [
 fn packets_are_nodes_byte_for_byte() {
     let bin = Bytes::from_static(&[1, 2, 3]);
     let nested = BTreeMap::from([("x", vec![Some(bin.clone())])]);
-    let long: Vec<Value> = [json!("l"), json!("x".repeat(40))]
-        .into_iter()
-        .chain((0..14).map(Value::from))
-        .collect();
+    let long: Vec<Value> =
+        [json!("l"), json!("x".repeat(40))].into_iter().chain((0..14).map(Value::from)).collect();
     let error = |message, data| Outgoing::ConnectError { message, data };
     let data = json!({"code": 401});
     for codec in BOTH {
@@ -83,35 +78,11 @@ fn packets_are_nodes_byte_for_byte() {
             ("/chat", event(&numbers, Some(12))),
             ("/", event(&ping, None)),
             ("/", event(&binary, Some(7))),
-            (
-                "/",
-                Outgoing::Ack {
-                    id: 0,
-                    args: &nothing,
-                },
-            ),
-            (
-                "/a",
-                Outgoing::Ack {
-                    id: 3,
-                    args: &answer,
-                },
-            ),
+            ("/", Outgoing::Ack { id: 0, args: &nothing }),
+            ("/a", Outgoing::Ack { id: 3, args: &answer }),
             ("/", event(&long, None)),
-            (
-                "/",
-                Outgoing::Connect {
-                    sid: "AAAAAAAAAAAAAAAAAAAA",
-                    pid: None,
-                },
-            ),
-            (
-                "/chat",
-                Outgoing::Connect {
-                    sid: "s1",
-                    pid: Some("p1"),
-                },
-            ),
+            ("/", Outgoing::Connect { sid: "AAAAAAAAAAAAAAAAAAAA", pid: None }),
+            ("/chat", Outgoing::Connect { sid: "s1", pid: Some("p1") }),
             ("/", Outgoing::Disconnect),
             ("/a", Outgoing::Disconnect),
             ("/ns", error("Invalid namespace", None)),

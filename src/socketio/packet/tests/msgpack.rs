@@ -62,16 +62,8 @@ fn msgpack_is_held_to_nodes_rules() {
 
 #[test]
 fn lengths_that_no_bytes_back_are_refused_at_once() {
-    for bytes in [
-        "83a47479706502a464617461ddffffffffa36e7370a12f",
-        "dfffffffff",
-        "c6ffffffff",
-    ] {
-        assert_eq!(
-            decode_msgpack(unhex(bytes)),
-            Err(PeerMisbehaved::InvalidPayload),
-            "{bytes}"
-        );
+    for bytes in ["83a47479706502a464617461ddffffffffa36e7370a12f", "dfffffffff", "c6ffffffff"] {
+        assert_eq!(decode_msgpack(unhex(bytes)), Err(PeerMisbehaved::InvalidPayload), "{bytes}");
     }
 }
 
@@ -89,20 +81,14 @@ fn notepacks_own_types_are_read() {
     // ["a", undefined, new Date(1700000000123), new Uint8Array([1,2]), Buffer.from([3])]
     let bytes =
         "83a47479706502a46461746195a161d40000d7000000018bcfe5687bc702000102c40103a36e7370a12f";
-    let Kind::Event { args, .. } = decode_msgpack(unhex(bytes)).unwrap().kind else {
-        panic!()
-    };
+    let Kind::Event { args, .. } = decode_msgpack(unhex(bytes)).unwrap().kind else { panic!() };
     let data: (Option<u8>, String, Bytes, Vec<u8>) = args.decode().unwrap();
     let date = "2023-11-14T22:13:20.123Z".to_owned();
     assert_eq!(data, (None, date, Bytes::from_static(&[1, 2]), vec![3]));
-    let Frame::Binary(again) = &Codec::MsgPack.encode("/", event(&args, None))[0] else {
-        panic!()
-    };
+    let Frame::Binary(again) = &Codec::MsgPack.encode("/", event(&args, None))[0] else { panic!() };
     assert_eq!(hex(again), bytes, "passed on untouched");
     // An extension of somebody else's passes through as well; only decoding it fails.
     let bytes = "83a47479706502a46461746192a161d40501a36e7370a12f";
-    let Kind::Event { args, .. } = decode_msgpack(unhex(bytes)).unwrap().kind else {
-        panic!()
-    };
+    let Kind::Event { args, .. } = decode_msgpack(unhex(bytes)).unwrap().kind else { panic!() };
     assert!(args.decode::<Value>().is_err());
 }

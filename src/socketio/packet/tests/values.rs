@@ -36,16 +36,8 @@ fn round_trip<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt:
         // By way of the cluster, to a server of the other codec.
         let other = BOTH[usize::from(codec == Codec::Json)];
         let converted = other.args_from_list(&args, true).unwrap();
-        assert_eq!(
-            received_args(other, &converted).decode::<T>().unwrap(),
-            value,
-            "{codec:?}"
-        );
-        assert_eq!(
-            received_args(other, &args).decode::<T>().unwrap(),
-            value,
-            "{codec:?}"
-        );
+        assert_eq!(received_args(other, &converted).decode::<T>().unwrap(), value, "{codec:?}");
+        assert_eq!(received_args(other, &args).decode::<T>().unwrap(), value, "{codec:?}");
     }
 }
 
@@ -61,14 +53,7 @@ fn types_come_back_as_they_were_sent() {
     round_trip(json!({"a\"b": [1, {"é": null}]}));
     round_trip(Some(Bytes::from_static(b"x")));
     round_trip(Wrapped(Bytes::from_static(b"x")));
-    round_trip((
-        Shape::Dot,
-        Shape::Circle(0.5),
-        Shape::Line {
-            from: (0, 1),
-            to: (-2, 3),
-        },
-    ));
+    round_trip((Shape::Dot, Shape::Circle(0.5), Shape::Line { from: (0, 1), to: (-2, 3) }));
     for image in [None, Some(Bytes::from_static(&[0, 255]))] {
         round_trip(Drawing {
             shapes: vec![Shape::Circle(1.5), Shape::Dot],
@@ -82,31 +67,14 @@ fn types_come_back_as_they_were_sent() {
 
 #[test]
 fn both_codecs_write_the_same_shapes() {
-    let shapes = (
-        Shape::Line {
-            from: (0, 1),
-            to: (2, 3),
-        },
-        Shape::Dot,
-        [0_u8; 0],
-    );
+    let shapes = (Shape::Line { from: (0, 1), to: (2, 3) }, Shape::Dot, [0_u8; 0]);
     let placeholder = json!({"_placeholder": true, "num": 0});
     for codec in BOTH {
         let args = codec.args(Some("e"), &shapes).unwrap();
         let expected = json!(["e", {"Line": {"from": [0, 1], "to": [2, 3]}}, "Dot", []]);
         assert_eq!(args.to_json().unwrap(), expected);
-        assert_eq!(
-            codec
-                .args(Some("e"), &[0_u8; 0])
-                .unwrap()
-                .to_json()
-                .unwrap(),
-            json!(["e"])
-        );
-        assert_eq!(
-            codec.args(None, &[0_u8; 0]).unwrap().to_json().unwrap(),
-            json!([])
-        );
+        assert_eq!(codec.args(Some("e"), &[0_u8; 0]).unwrap().to_json().unwrap(), json!(["e"]));
+        assert_eq!(codec.args(None, &[0_u8; 0]).unwrap().to_json().unwrap(), json!([]));
         // Without attachments it is an object like any other, in the other codec as well.
         let args = Codec::Json.args(None, &placeholder).unwrap();
         let converted = codec.args_from_list(&args, false).unwrap();
@@ -145,16 +113,10 @@ fn arguments_are_taken_as_the_type_wants_them() {
 fn what_cannot_be_sent_is_said() {
     for codec in BOTH {
         for name in RESERVED_EVENTS {
-            assert!(matches!(
-                codec.args(Some(name), &()),
-                Err(EmitError::ReservedEvent(_))
-            ));
+            assert!(matches!(codec.args(Some(name), &()), Err(EmitError::ReservedEvent(_))));
         }
         let bad_key = std::collections::BTreeMap::from([(vec![1], 1)]);
-        assert_eq!(
-            codec.args(Some("e"), &bad_key).is_err(),
-            codec == Codec::Json
-        );
+        assert_eq!(codec.args(Some("e"), &bad_key).is_err(), codec == Codec::Json);
         for list in [json!("e"), json!([]), json!([null]), json!(["connect"])] {
             assert!(codec.args_from_list(&list, true).is_err(), "{list}");
         }
@@ -163,11 +125,7 @@ fn what_cannot_be_sent_is_said() {
     let foreign = json!({"_placeholder": true, "num": 1});
     let binary = Bytes::new();
     assert!(Codec::Json.args(Some("e"), &(&foreign, &binary)).is_err());
-    assert!(
-        Codec::Json
-            .args(Some("e"), &(&foreign, "no binary"))
-            .is_ok()
-    );
+    assert!(Codec::Json.args(Some("e"), &(&foreign, "no binary")).is_ok());
 }
 
 #[test]
@@ -175,9 +133,8 @@ fn a_string_can_be_appended() {
     for codec in BOTH {
         for count in [0, 1, 13, 14, 15, 16, 200, 65_533, 65_534, 65_535, 65_536] {
             let list: Vec<u32> = (0..count).collect();
-            let all: Vec<Value> = std::iter::once(json!("e"))
-                .chain(list.iter().map(|n| json!(n)))
-                .collect();
+            let all: Vec<Value> =
+                std::iter::once(json!("e")).chain(list.iter().map(|n| json!(n))).collect();
             let args = codec.args_from_list(&all, true).unwrap();
             let expected: Vec<Value> = all.into_iter().chain([json!("1-\"0")]).collect();
             let appended = args.with_appended_str("1-\"0");
@@ -186,22 +143,13 @@ fn a_string_can_be_appended() {
             assert_eq!(appended.len(), args.len() + 1);
             // And in one step.
             let offset = Some("1-\"0");
-            let frames = codec.encode(
-                "/",
-                Outgoing::Event {
-                    args: &args,
-                    ack: None,
-                    offset,
-                },
-            );
+            let frames = codec.encode("/", Outgoing::Event { args: &args, ack: None, offset });
             assert_eq!(frames, codec.encode("/", event(&appended, None)));
         }
         let none = codec.args(None, &()).unwrap();
         assert_eq!(none.with_appended_str("x").to_json().unwrap(), json!(["x"]));
     }
-    let Kind::Ack { args, .. } = decode("31[ ] ").unwrap().unwrap().kind else {
-        panic!()
-    };
+    let Kind::Ack { args, .. } = decode("31[ ] ").unwrap().unwrap().kind else { panic!() };
     assert_eq!(args.with_appended_str("x").to_json().unwrap(), json!(["x"]));
 }
 
@@ -349,12 +297,7 @@ fn use_packet(packet: &Packet) {
         return;
     };
     assert!(args.event().is_some());
-    let _ = (
-        args.len(),
-        args.to_json(),
-        args.decode::<(Value, Bytes)>(),
-        args.decode::<Tree>(),
-    );
+    let _ = (args.len(), args.to_json(), args.decode::<(Value, Bytes)>(), args.decode::<Tree>());
     for codec in BOTH {
         codec.encode("/", event(&args.with_appended_str("x"), None));
     }

@@ -78,11 +78,7 @@ fn it_does_not_matter_where_the_stream_is_cut() {
     for cut in 0..=bytes.len() {
         let (head, tail) = bytes.split_at(cut);
         let mut reader = Reader::new(false, MAX_PAYLOAD);
-        assert_eq!(
-            events(&mut reader, [head, tail]),
-            (expected, None),
-            "cut at {cut}"
-        );
+        assert_eq!(events(&mut reader, [head, tail]), (expected, None), "cut at {cut}");
         assert!(owns_nothing(&reader));
         expected = conversation().1;
     }
@@ -122,23 +118,13 @@ fn what_the_rfc_forbids_is_refused() {
         (client_frame(0x09, b"x"), "fragmented ping"),
         (client_frame(0x89, &[0; 126]), "ping of 126 bytes"),
         (client_frame(0x80, b"x"), "continuation of nothing"),
-        (
-            [client_frame(0x01, b"x"), client_frame(0x81, b"y")].concat(),
-            "message in a message",
-        ),
+        ([client_frame(0x01, b"x"), client_frame(0x81, b"y")].concat(), "message in a message"),
         (client_frame(0x88, b"x"), "close frame with half a code"),
     ] {
-        assert_eq!(
-            whole(&bytes),
-            (vec![], Some(PeerMisbehaved::IllegalWebSocketFrame)),
-            "{why}"
-        );
+        assert_eq!(whole(&bytes), (vec![], Some(PeerMisbehaved::IllegalWebSocketFrame)), "{why}");
     }
     let longest_ping = client_frame(0x89, &[0; 125]);
-    assert_eq!(
-        whole(&longest_ping),
-        (vec![Event::Ping(vec![0; 125])], None)
-    );
+    assert_eq!(whole(&longest_ping), (vec![Event::Ping(vec![0; 125])], None));
 }
 
 #[test]
@@ -146,10 +132,7 @@ fn nothing_is_read_behind_a_broken_rule() {
     let mut reader = Reader::new(false, MAX_PAYLOAD);
     let bytes = [client_frame(0x83, b"x"), client_frame(0x81, b"4good")].concat();
     assert!(events(&mut reader, [&bytes]).1.is_some());
-    assert_eq!(
-        events(&mut reader, [&client_frame(0x81, b"4good")]),
-        (vec![], None)
-    );
+    assert_eq!(events(&mut reader, [&client_frame(0x81, b"4good")]), (vec![], None));
     assert!(reader.is_over() && !reader.is_ended() && owns_nothing(&reader));
 }
 
@@ -169,19 +152,13 @@ fn a_payload_over_the_limit_is_refused_by_its_header() {
         let mut header = vec![0x82, 0xff];
         header.extend_from_slice(&announced.to_be_bytes());
         header.extend_from_slice(&[0; 4]);
-        assert_eq!(
-            whole(&header),
-            (vec![], Some(PeerMisbehaved::PayloadTooLarge))
-        );
+        assert_eq!(whole(&header), (vec![], Some(PeerMisbehaved::PayloadTooLarge)));
     }
     let first = client_frame(0x02, &vec![1; max - 10]);
     let last = [first.clone(), client_frame(0x80, &[1; 10])].concat();
     assert_eq!(whole(&last), (vec![binary(vec![1; max])], None));
     let header_of_last = [first, client_frame(0x80, &[1; 11])[..6].to_vec()].concat();
-    assert_eq!(
-        whole(&header_of_last),
-        (vec![], Some(PeerMisbehaved::PayloadTooLarge))
-    );
+    assert_eq!(whole(&header_of_last), (vec![], Some(PeerMisbehaved::PayloadTooLarge)));
 }
 
 #[test]
@@ -215,10 +192,7 @@ fn fragments_are_limited_and_counted_per_message() {
     }
     assert_eq!(events(&mut reader, [bytes]), (vec![], None));
     let one_more = events(&mut reader, [client_frame(0x80, b"")]);
-    assert_eq!(
-        one_more,
-        (vec![], Some(PeerMisbehaved::IllegalWebSocketFrame))
-    );
+    assert_eq!(one_more, (vec![], Some(PeerMisbehaved::IllegalWebSocketFrame)));
 }
 
 #[test]
@@ -228,16 +202,10 @@ fn the_bit_for_deflate_is_for_the_first_frame_of_a_message() {
     let deflating = |bytes: Vec<u8>| events(&mut Reader::new(true, MAX_PAYLOAD), [bytes]);
     let hello = || (vec![text("4hello hello hello")], None);
     assert_eq!(deflating(client_frame(0xc1, &deflated)), hello());
-    let with_ping = [
-        client_frame(0x41, head),
-        client_frame(0x8a, b"pong"),
-        client_frame(0x80, tail),
-    ];
+    let with_ping =
+        [client_frame(0x41, head), client_frame(0x8a, b"pong"), client_frame(0x80, tail)];
     assert_eq!(deflating(with_ping.concat()), hello());
-    assert_eq!(
-        deflating(client_frame(0x81, b"4plain")),
-        (vec![text("4plain")], None)
-    );
+    assert_eq!(deflating(client_frame(0x81, b"4plain")), (vec![text("4plain")], None));
     let illegal = (vec![], Some(PeerMisbehaved::IllegalWebSocketFrame));
     let on_last = [client_frame(0x41, head), client_frame(0xc0, tail)].concat();
     assert_eq!(deflating(on_last), illegal);
@@ -249,10 +217,7 @@ fn a_small_frame_does_not_inflate_over_the_limit() {
     let mut reader = Reader::new(true, MAX_PAYLOAD);
     let at_limit = deflate::deflate(&vec![0; MAX_PAYLOAD]).unwrap();
     let message = (vec![binary(vec![0; MAX_PAYLOAD])], None);
-    assert_eq!(
-        events(&mut reader, [client_frame(0xc2, &at_limit)]),
-        message
-    );
+    assert_eq!(events(&mut reader, [client_frame(0xc2, &at_limit)]), message);
     let bomb = deflate::deflate(&vec![0; MAX_PAYLOAD + 1]).unwrap();
     let refusal = (vec![], Some(PeerMisbehaved::PayloadTooLarge));
     assert_eq!(events(&mut reader, [client_frame(0xc2, &bomb)]), refusal);
@@ -268,10 +233,7 @@ fn while_skipping_only_the_close_frame_matters() {
         client_frame(0x82, &[0; 1000]),
         client_frame(0x88, b"\x03\xe8"),
     ];
-    assert_eq!(
-        events(&mut reader, rest),
-        (vec![Event::Close(Some(1000))], None)
-    );
+    assert_eq!(events(&mut reader, rest), (vec![Event::Close(Some(1000))], None));
     assert!(reader.is_ended());
 }
 

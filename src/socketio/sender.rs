@@ -1,0 +1,119 @@
+//! How one event goes to one client, and its answer comes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::ack::{NotPending, Waiter};
+use super::handler::FromArgs;
+use super::packet::Outgoing;
+use super::socket::Socket;
+use crate::error::{AckError, EmitError};
+use crate::fanout::Encoded;
+use crate::socketio::packet::Args;
+
+/// How one event is sent to one client.
+#[derive(Debug)]
+#[must_use = "nothing is sent before `emit`"]
+pub struct Sender<'a> {
+    socket: &'a Socket,
+    volatile: bool,
+    compress: bool,
+    timeout: Option<Duration>,
+}
+
+impl<'a> Sender<'a> {
+    pub(super) fn new(socket: &'a Socket) -> Self {
+        Self { socket, volatile: false, compress: true, timeout: None }
+    }
+}
+
+impl Sender<'_> {
+    /// Drops the event if the connection takes nothing right now.
+    pub fn volatile(mut self) -> Self {
+        self.volatile = true;
+        self
+    }
+
+    /// With or without compression by the transport.
+    pub fn compress(mut self, compress: bool) -> Self {
+        self.compress = compress;
+        self
+    }
+
+    /// Waits so long for the answer of [`Sender::emit_with_ack`].
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// See [`Socket::emit`].
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit<T: Serialize + ?Sized>(self, event: &str, data: &T) -> Result<(), EmitError> {
+        let args = self.socket.codec().args(Some(event), data)?;
+        self.send(&args, None)
+    }
+
+    /// See [`Socket::emit_with_ack`].
+    ///
+    /// # Errors
+    /// [`AckError`].
+    pub async fn emit_with_ack<T, R>(self, event: &str, data: &T) -> Result<R, AckError>
+    where
+        T: Serialize + ?Sized,
+        R: FromArgs,
+    {
+        let socket = self.socket;
+        let args = socket.codec().args(Some(event), data)?;
+        let id = socket.0.namespace.next_ack_id();
+        let (sender, receiver) = oneshot::channel();
+        socket.expect_ack(id, Waiter::One(sender)).map_err(|error| match error {
+            NotPending::Closed => AckError::Disconnected,
+            NotPending::Full => AckError::Emit(EmitError::OutboxFull),
+        })?;
+        // also when this future is dropped half-way
+        let _forget = Forget { socket, id };
+        let timeout = self.timeout;
+        self.send(&args, Some(id))?;
+        let answer = match timeout {
+            Some(timeout) => {
+                tokio::time::timeout(timeout, receiver).await.map_err(|_| AckError::Timeout)?
+            }
+            None => receiver.await,
+        };
+        let args = answer.map_err(|_| AckError::Disconnected)?;
+        R::from_args(&args).map_err(|error| AckError::Decode(error.to_string()))
+    }
+
+    pub(super) fn emit_args(self, args: &Args) -> Result<(), EmitError> {
+        self.send(args, None)
+    }
+
+    fn send(&self, args: &Args, ack: Option<u64>) -> Result<(), EmitError> {
+        if args.event().is_none() {
+            return Err(EmitError::Encode("the arguments of an event start with its name".into()));
+        }
+        if !self.socket.is_connected() {
+            return Err(EmitError::Disconnected);
+        }
+        let packet = Outgoing::Event { args, ack, offset: None };
+        let frames = self.socket.codec().encode(&self.socket.0.namespace.name, packet);
+        self.socket.notify_sent(args);
+        self.socket.push(Arc::new(Encoded::new(frames, self.compress)), self.volatile)
+    }
+}
+
+struct Forget<'a> {
+    socket: &'a Socket,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.socket.forget_ack(self.id);
+    }
+}

@@ -1,0 +1,130 @@
+//! The task that works a socket's inbox off: the only place where user code runs.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+
+use super::handler::{Ack, Event, HandlerError, HandlerFuture};
+use super::inbox::Work;
+use super::socket::{AnyFn, Handlers, Socket};
+use crate::error::CloseReason;
+use crate::socketio::packet::Args;
+
+impl Socket {
+    pub(crate) fn work(&self, work: Work) {
+        let config = &self.0.namespace.config;
+        let pushed = self.0.inbox.lock().push(work, config.inbox_events, config.inbox_bytes);
+        if pushed.filled {
+            self.0.connection.inbox_filled();
+        }
+        if pushed.start {
+            tokio::spawn(self.clone().run());
+        }
+    }
+
+    /// Works the inbox off; ends when it is empty.
+    async fn run(self) {
+        let config = self.0.namespace.config.clone();
+        loop {
+            let (work, freed) = self.0.inbox.lock().next(config.inbox_events, config.inbox_bytes);
+            if freed {
+                self.0.connection.inbox_freed();
+            }
+            match work {
+                Some(Work::Connected) => self.run_connected().await,
+                Some(Work::Event { args, ack }) => self.run_event(args, ack).await,
+                Some(Work::Sent { args }) => {
+                    let listeners = self.0.handlers.read().any_outgoing.clone();
+                    self.run_any(listeners, &args).await;
+                }
+                Some(Work::Disconnected(reason)) => self.run_disconnected(reason).await,
+                None => return,
+            }
+        }
+    }
+
+    async fn run_connected(&self) {
+        if let Some(handler) = self.0.namespace.connect_handler() {
+            self.guard("connection", || handler(self.clone())).await;
+        }
+    }
+
+    async fn run_event(&self, args: Args, ack: Option<u64>) {
+        let event = Event { args };
+        let (middlewares, any) = {
+            let handlers = self.0.handlers.read();
+            (handlers.middlewares.clone(), handlers.any.clone())
+        };
+        for middleware in middlewares {
+            let verdict = async { middleware(self.clone(), event.clone()).await };
+            match std::panic::AssertUnwindSafe(verdict).catch_unwind().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    let nsp = self.0.namespace.name.as_str();
+                    tracing::debug!(nsp, event = event.name(), error.message, "event refused");
+                    return;
+                }
+                Err(_) => return self.panicked(event.name()),
+            }
+        }
+        self.run_any(any, &event.args).await;
+        let matching: Vec<_> = {
+            let handlers = self.0.handlers.read();
+            let named = handlers.events.iter().filter(|(name, _)| name.as_str() == event.name());
+            named.map(|(_, handler)| handler.clone()).collect()
+        };
+        let last = matching.len().saturating_sub(1);
+        for (at, handler) in matching.into_iter().enumerate() {
+            // one answer only: it is the last handler's to give, unless there is just one
+            let wanted = ack.filter(|_| at == last).map(|id| (self.clone(), id));
+            self.guard(event.name(), || handler(self.clone(), &event.args, Ack { wanted })).await;
+        }
+    }
+
+    async fn run_any(&self, listeners: Vec<Arc<AnyFn>>, args: &Args) {
+        for listener in listeners {
+            let event = Event { args: args.clone() };
+            let name = args.event().unwrap_or_default();
+            self.guard(name, || listener(self.clone(), event)).await;
+        }
+    }
+
+    async fn run_disconnected(&self, reason: CloseReason) {
+        let disconnecting = self.0.handlers.read().disconnecting.clone();
+        for handler in disconnecting {
+            self.guard("disconnecting", || handler(self.clone(), reason)).await;
+        }
+        *self.0.last_rooms.lock() = None;
+        let disconnect = self.0.handlers.read().disconnect.clone();
+        for handler in disconnect {
+            self.guard("disconnect", || handler(self.clone(), reason)).await;
+        }
+        // Handlers often hold a clone of the socket, which holds them: this breaks the circle.
+        *self.0.handlers.write() = Handlers::default();
+    }
+
+    /// Runs user code: its errors are logged and counted, its panics end nothing but itself.
+    async fn guard(&self, event: &str, start: impl FnOnce() -> HandlerFuture) {
+        let future = async { start().await };
+        let result = std::panic::AssertUnwindSafe(future).catch_unwind().await;
+        let metrics = &self.0.namespace.metrics;
+        let nsp = self.0.namespace.name.as_str();
+        match result {
+            Ok(Ok(())) => {}
+            Ok(Err(HandlerError::Arguments(error))) => {
+                metrics.handler_errors.inc();
+                tracing::debug!(nsp, event, %error, "an event's arguments do not fit its handler");
+            }
+            Ok(Err(error)) => {
+                metrics.handler_errors.inc();
+                tracing::warn!(nsp, event, %error, "a handler failed");
+            }
+            Err(_) => self.panicked(event),
+        }
+    }
+
+    fn panicked(&self, event: &str) {
+        self.0.namespace.metrics.handler_panics.inc();
+        tracing::error!(nsp = self.0.namespace.name.as_str(), event, "a handler panicked");
+    }
+}
