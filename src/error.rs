@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`PeerMisbehaved`] | the client broke a rule of the protocol | its session ends, a metric counts the rule |
 //! | [`LinkError`] | the network, or the peer below the protocol | its link ends; the session may live on another |
-//! | [`EmitError`], [`AckError`], [`DataError`] | we cannot do it now, or the caller asked for nonsense | the caller is told |
+//! | [`EmitError`], [`AckError`], [`DataError`] | not now, or the caller asked for nonsense | the caller is told |
 //! | [`ConfigError`], [`ServeError`] | the operator | the process does not start, and says every mistake at once |
 //!
 //! Every end of a session has one [`CloseReason`], the only list of them.
@@ -41,6 +41,9 @@ pub enum CloseReason {
     ///
     /// Node has no such limit; listeners see Node's "transport error".
     SlowConsumer,
+    /// The application's handlers made no room for the client's events for a whole heartbeat, so that we
+    /// could not even see whether the client is still there. Listeners see "transport error".
+    HandlersStuck,
 }
 
 impl CloseReason {
@@ -48,7 +51,7 @@ impl CloseReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TransportClose => "transport close",
-            Self::TransportError | Self::SlowConsumer => "transport error",
+            Self::TransportError | Self::SlowConsumer | Self::HandlersStuck => "transport error",
             Self::PingTimeout => "ping timeout",
             Self::ParseError => "parse error",
             Self::ForcedClose => "forced close",
@@ -72,6 +75,7 @@ impl CloseReason {
             Self::ClientNamespaceDisconnect => "client_namespace_disconnect",
             Self::ServerNamespaceDisconnect => "server_namespace_disconnect",
             Self::SlowConsumer => "slow_consumer",
+            Self::HandlersStuck => "handlers_stuck",
         }
     }
 
@@ -265,6 +269,9 @@ pub enum AckError {
     /// The deadline passed.
     #[error("operation has timed out")]
     Timeout,
+    /// A node of the cluster is gone, or did not answer; what came is there.
+    #[error("a node of the cluster did not answer")]
+    Incomplete,
     /// The socket disconnected before it answered.
     #[error("socket has been disconnected")]
     Disconnected,
@@ -317,6 +324,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// `serve` was called before, and a server serves once.
+    #[error("the server serves already, or has done so")]
+    AlreadyServing,
     /// The certificate or its key cannot be used.
     #[error("certificate: {0}")]
     Certificate(String),

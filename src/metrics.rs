@@ -299,6 +299,7 @@ label!(
         ClientNamespaceDisconnect,
         ServerNamespaceDisconnect,
         SlowConsumer,
+        HandlersStuck,
     ]
 );
 

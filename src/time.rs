@@ -37,13 +37,12 @@ impl<const N: usize> Timers<N> {
         self.deadlines.iter().flatten().min().copied()
     }
 
-    /// Takes one timer that is due at `now`, in the order of the list.
-    pub(crate) fn expired<K: TimerName>(&mut self, now: Instant) -> Option<K> {
+    /// Takes one timer that is due at `now`, in the order of the list, and when it was due.
+    pub(crate) fn expired<K: TimerName>(&mut self, now: Instant) -> Option<(K, Instant)> {
         for name in K::ALL {
             let slot = &mut self.deadlines[name.slot()];
-            if slot.is_some_and(|at| at <= now) {
-                *slot = None;
-                return Some(*name);
+            if let Some(at) = slot.take_if(|at| *at <= now) {
+                return Some((*name, at));
             }
         }
         None

@@ -49,7 +49,10 @@ impl Bus for MemoryBus {
 impl Log for MemoryLog {
     fn publish(&self, message: Message) -> Result<(), BusFull> {
         let _order = self.shared.order.lock();
-        for replica in self.shared.replicas.read().iter().filter_map(Weak::upgrade) {
+        // copied: a delivery may end a namespace, and another may be attached meanwhile
+        let replicas: Vec<_> =
+            self.shared.replicas.read().iter().filter_map(Weak::upgrade).collect();
+        for replica in replicas {
             replica.deliver(&message);
         }
         Ok(())

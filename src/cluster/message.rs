@@ -52,7 +52,6 @@ pub(crate) enum Message {
     },
     /// An event for the applications, not for clients. Nodes send a request instead; the emitter of
     /// Node's adapter writes these into the log.
-    #[expect(dead_code, reason = "the Redis bus will make it")]
     ServerSideEmit {
         args: Args,
     },
@@ -88,6 +87,9 @@ pub(crate) enum Reply {
     Sockets(Vec<SocketInfo>),
     /// What the application of one node said to a server-side event.
     ServerSideAnswer(Args),
+    /// So many nodes are gone and will not answer.
+    #[expect(dead_code, reason = "the Redis bus will make it")]
+    Missing(usize),
 }
 
 /// A socket as other nodes see it (Node's `fetchSockets`).

@@ -12,6 +12,8 @@
 
 pub(crate) mod memory;
 pub(crate) mod message;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the Redis bus will use it"))]
+pub(crate) mod wire;
 
 use std::sync::{Arc, Weak};
 

@@ -139,7 +139,8 @@ macro_rules! cookie_setting {
 }
 
 /// Every setting, in the order of the help text. `cookie` stands before what it makes a place for.
-#[rustfmt::skip] // a table: a row of a few long lines is easier to read than one of eight short ones
+// A row of a few long lines is easier to read than one of eight short ones.
+#[rustfmt::skip]
 pub(super) const SETTINGS: &[Setting] = &[
     setting!("listen-address", listen.address, ADDRESS, "",
         "Address to bind; `::` takes IPv6 and IPv4."),

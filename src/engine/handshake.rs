@@ -113,15 +113,21 @@ impl Handshake {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The `Origin` of the page; `None` for clients that are no browsers.
+    /// The `Origin` of the page; `None` for clients that are no browsers. One that is no text is shown as
+    /// U+FFFD, which no policy knows.
     pub fn origin(&self) -> Option<&str> {
-        self.header("origin")
+        origin_of(&self.headers)
     }
 
     /// Path without the query.
     pub fn path(&self) -> &str {
         self.url.split('?').next().unwrap_or_default()
     }
+}
+
+/// The `Origin` field, with a text that is none replaced by one that no policy allows.
+pub(crate) fn origin_of(headers: &HeaderMap) -> Option<&str> {
+    headers.get(http::header::ORIGIN).map(|value| value.to_str().unwrap_or("\u{fffd}"))
 }
 
 /// Parses a query string (`a=b&c=d`).

@@ -52,6 +52,10 @@ impl Sid {
         chars.iter().all(|c| Self::ALPHABET.contains(c)).then_some(Self(chars))
     }
 
+    pub(crate) fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
     /// The sid as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a sid is made of ASCII only")

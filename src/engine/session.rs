@@ -107,15 +107,20 @@ enum Timer {
     Upgrade,
     /// The orderly close took too long.
     Close,
+    /// The owner has not been reading for too long.
+    Deaf,
 }
 
 impl TimerName for Timer {
-    const ALL: &'static [Self] = &[Self::Ping, Self::Pong, Self::Upgrade, Self::Close];
+    const ALL: &'static [Self] = &[Self::Ping, Self::Pong, Self::Upgrade, Self::Close, Self::Deaf];
 
     fn slot(self) -> usize {
         self as usize
     }
 }
+
+/// How late a timer may fire without meaning anything.
+const TIMER_LATENESS: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -128,7 +133,7 @@ pub(crate) struct Session {
     heartbeat: Heartbeat,
     /// Is the owner refusing to read, so that a pong could not be seen?
     deaf: bool,
-    timers: Timers<4>,
+    timers: Timers<5>,
     transmits: VecDeque<(Slot, Packet)>,
     events: VecDeque<Event>,
 }
@@ -238,7 +243,7 @@ impl Session {
             return Ok(());
         };
         match packet {
-            Packet::Ping(data) if data.as_str() == "probe" => {
+            Packet::Ping(data) if data.as_str() == "probe" && !probe.answered => {
                 probe.answered = true;
                 self.transmits.push_back((Slot::Probe, Packet::Pong(data)));
                 Ok(())
@@ -300,28 +305,38 @@ impl Session {
 
     /// The owner stops reading from the peer (`true`), for its inbox is full, or goes on (`false`).
     ///
-    /// A pong that cannot be read must not count as missing: its deadline waits, and starts anew.
+    /// A pong that cannot be read must not count as missing: its deadline waits, and starts anew. But nor
+    /// can the peer's end be seen, so this lasts for one heartbeat at most.
     pub(crate) fn handle_deaf(&mut self, now: Instant, deaf: bool) {
         if deaf == self.deaf || self.state != State::Open {
             return;
         }
         self.deaf = deaf;
+        if deaf {
+            self.timers.set(Timer::Deaf, now + self.times.ping_interval + self.times.ping_timeout);
+        } else {
+            self.timers.stop(Timer::Deaf);
+        }
         if matches!(self.heartbeat, Heartbeat::AwaitingPong { .. }) {
             self.arm_pong(now);
         }
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        while let Some(timer) = self.timers.expired(now) {
+        while let Some((timer, due)) = self.timers.expired(now) {
             match timer {
                 Timer::Ping => {
                     self.heartbeat = Heartbeat::AwaitingPong { refreshed: false };
                     self.transmits.push_back((Slot::Current, Packet::Ping("".into())));
-                    self.arm_pong(now);
+                    // A timer's usual lateness is not added to every heartbeat; real lateness (an
+                    // overloaded process) is not the peer's to pay for.
+                    let late = now.saturating_duration_since(due);
+                    self.arm_pong(if late <= TIMER_LATENESS { due } else { now });
                 }
                 Timer::Pong => self.end(CloseReason::PingTimeout),
                 Timer::Upgrade => self.drop_probe(ProbeFailure::Timeout),
                 Timer::Close => self.finished(),
+                Timer::Deaf => self.end(CloseReason::HandlersStuck),
             }
         }
     }

@@ -89,6 +89,15 @@ fn a_silent_peer_is_closed_after_interval_and_timeout() {
 }
 
 #[test]
+fn a_timer_that_fires_a_little_late_does_not_lengthen_the_heartbeat_but_overload_does() {
+    for (late, over) in [(10, 500), (50, 500), (51, 551), (400, 900)] {
+        let mut bench = Bench::new(TransportKind::WebSocket);
+        bench.session.handle_timeout(bench.at(300 + late));
+        assert_eq!(bench.session.poll_timeout(), Some(bench.at(over)), "{late} ms late");
+    }
+}
+
+#[test]
 fn another_packet_buys_time_once_per_ping() {
     let mut bench = Bench::new(TransportKind::WebSocket);
     bench.pass(300);
@@ -107,23 +116,35 @@ fn a_peer_that_we_do_not_read_from_is_not_blamed_for_its_missing_pong() {
     let mut bench = Bench::new(TransportKind::WebSocket);
     bench.pass(300);
     bench.session.handle_deaf(bench.at(310), true);
-    bench.pass(10_000);
+    bench.pass(800); // the pong would have been due at 500
     assert_eq!(bench.events(), []);
-    bench.session.handle_deaf(bench.at(10_000), false);
-    bench.pass(10_199);
+    bench.session.handle_deaf(bench.at(800), false);
+    bench.pass(999);
     assert_eq!(bench.events(), []);
-    bench.pass(10_200);
+    bench.pass(1_000);
     assert_eq!(bench.events(), [Event::Closed(CloseReason::PingTimeout)]);
+}
+
+#[test]
+fn not_reading_for_a_whole_heartbeat_ends_the_session() {
+    let mut bench = Bench::new(TransportKind::WebSocket);
+    bench.session.handle_deaf(bench.at(10), true);
+    bench.pass(509);
+    assert_eq!(bench.events(), []);
+    bench.pass(510);
+    assert_eq!(bench.events(), [Event::Closed(CloseReason::HandlersStuck)]);
 }
 
 #[test]
 fn a_ping_that_falls_due_while_deaf_starts_its_deadline_when_reading_goes_on() {
     let mut bench = Bench::new(TransportKind::WebSocket);
     bench.session.handle_deaf(bench.at(10), true);
-    bench.pass(5_000);
+    bench.pass(450);
     assert_eq!(bench.transmits(), [ping()]);
-    bench.session.handle_deaf(bench.at(5_000), false);
-    bench.pass(5_200);
+    bench.session.handle_deaf(bench.at(450), false);
+    bench.pass(649);
+    assert_eq!(bench.events(), []);
+    bench.pass(650);
     assert_eq!(bench.events(), [Event::Closed(CloseReason::PingTimeout)]);
 }
 
@@ -210,6 +231,15 @@ fn what_does_not_belong_on_a_probe_drops_the_probe_only() {
         assert_eq!(bench.events(), [Event::ProbeDropped(ProbeFailure::Misbehaved)]);
         assert!(bench.session.is_open());
     }
+}
+
+#[test]
+fn a_second_probe_packet_drops_the_probe() {
+    let mut bench = Bench::upgrading(0);
+    bench.packet(1, Slot::Probe, Packet::Ping("probe".into())).unwrap();
+    let second = bench.packet(2, Slot::Probe, Packet::Ping("probe".into()));
+    assert_eq!(second, Err(PeerMisbehaved::UpgradeOutOfOrder));
+    assert_eq!(bench.events(), [Event::ProbeDropped(ProbeFailure::Misbehaved)]);
 }
 
 #[test]
@@ -300,7 +330,7 @@ fn packet(kind: u8) -> Packet {
 
 proptest! {
     /// Whatever comes in whatever order: no panic, `Closed` at most once and last, queues stay small,
-    /// a closed session has no timer, and an open one always has one unless it is deaf.
+    /// a closed session has no timer, and an open one always has one.
     #[test]
     fn any_life_ends_once(ops in proptest::collection::vec(op(), 1..60)) {
         let mut bench = Bench::new(TransportKind::Polling);
@@ -320,7 +350,10 @@ proptest! {
                 }
                 Op::Deaf(deaf) => { let at = bench.at(now); bench.session.handle_deaf(at, deaf); }
                 Op::Pass(millis) => { now += u64::from(millis); bench.pass(now); }
-                Op::Close => { let at = bench.at(now); bench.session.close(at, CloseReason::ForcedClose); }
+                Op::Close => {
+                    let at = bench.at(now);
+                    bench.session.close(at, CloseReason::ForcedClose);
+                }
                 Op::Abort => bench.session.abort(CloseReason::SlowConsumer),
                 Op::Finished => bench.session.finished(),
             }
@@ -330,12 +363,7 @@ proptest! {
                 if matches!(event, Event::Closed(_)) { closed += 1; }
             }
             prop_assert_eq!(closed == 1, bench.session.state == State::Closed);
-            prop_assert_eq!(
-                bench.session.poll_timeout().is_none(),
-                closed == 1 || (bench.session.deaf
-                    && bench.session.heartbeat != Heartbeat::Idle
-                    && bench.session.is_open() && bench.session.probe.is_none()),
-            );
+            prop_assert_eq!(bench.session.poll_timeout().is_none(), closed == 1);
         }
     }
 }

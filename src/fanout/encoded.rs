@@ -44,6 +44,11 @@ impl Encoded {
         self.bytes
     }
 
+    /// Bytes of its frames, without any framing.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.bytes - size_of::<Self>()
+    }
+
     pub(crate) fn compress(&self) -> bool {
         self.compress
     }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::core::Core;
 use super::registry::{Command, SessionHandle};
-use crate::engine::handshake::{Handshake, HandshakeError, Refusal, parse_query};
+use crate::engine::handshake::{Handshake, HandshakeError, Refusal, origin_of, parse_query};
 use crate::engine::packet::Str;
 use crate::engine::{Sid, TransportKind};
 use crate::error::PeerMisbehaved;
@@ -43,10 +43,7 @@ pub(crate) async fn handle(core: Arc<Core>, peer: Peer, request: Request<Body>) 
     let facts = RequestFacts::new(request.headers(), parameter("j"));
     let config = &core.config.engine;
     let upgrade = is_websocket_upgrade(&request);
-    let allowed = config.origins.allows(
-        request.headers().get(header::ORIGIN).map(|value| value.to_str().unwrap_or("\u{fffd}")),
-        request_authority(&request),
-    );
+    let allowed = config.origins.allows(origin_of(request.headers()), request_authority(&request));
     if allowed && let Some(response) = wire::preflight(config, request.method(), &facts) {
         return response;
     }
@@ -134,7 +131,13 @@ async fn open(
     facts: &RequestFacts,
     kind: TransportKind,
 ) -> Result<Response<Body>, Refusal> {
-    let mut headers = request.headers().clone();
+    // Copied, since hyper's values are slices of its read buffer, which they would keep alive.
+    let mut headers = http::HeaderMap::with_capacity(request.headers().len() + 1);
+    for (name, value) in request.headers() {
+        if let Ok(copy) = http::HeaderValue::from_bytes(value.as_bytes()) {
+            headers.append(name, copy);
+        }
+    }
     if let Some(authority) = request.uri().authority()
         && let Ok(host) = http::HeaderValue::try_from(authority.as_str())
     {
@@ -220,7 +223,7 @@ async fn post(
         session.send(Command::Misbehaved(rule));
         wire::empty(StatusCode::BAD_REQUEST)
     };
-    let Some(_posting) = session.begin_post() else {
+    let Some(mut posting) = session.begin_post() else {
         return broke(PeerMisbehaved::OverlappingPost);
     };
     let content_type = request.headers().get(header::CONTENT_TYPE);
@@ -236,9 +239,13 @@ async fn post(
             core.metrics.http_requests_refused.inc();
             return wire::empty(StatusCode::REQUEST_TIMEOUT);
         }
-        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Ok(body)) => {
+            posting.arrived();
+            body.to_bytes()
+        }
         // Node answers and leaves the session alone
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            posting.arrived();
             core.metrics.peer_misbehaved[PeerMisbehaved::PayloadTooLarge].inc();
             return wire::empty(StatusCode::PAYLOAD_TOO_LARGE);
         }

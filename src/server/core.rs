@@ -47,8 +47,7 @@ pub(crate) struct Core {
     pub(crate) admit: Option<Box<AdmitFn>>,
     pub(crate) node: NodeTag,
     times: Arc<SessionTimes>,
-    /// Turns true once: no new sessions, and everything that runs winds down.
-    stopping: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     /// Are all listeners bound that the configuration asks for?
     pub(crate) ready: AtomicBool,
 }
@@ -77,7 +76,7 @@ impl Core {
             admit,
             node,
             times,
-            stopping: watch::Sender::new(false),
+            phase: watch::Sender::new(Phase::Serving),
             ready: AtomicBool::new(false),
         }
     }
@@ -100,10 +99,13 @@ impl Core {
         if !self.config.engine.origins.allows(handshake.origin(), handshake.header("host")) {
             return Err(HandshakeError::Forbidden.into());
         }
-        match &self.admit {
-            Some(admit) => admit(handshake.clone()).await,
-            None => Ok(()),
+        if let Some(admit) = &self.admit {
+            admit(handshake.clone()).await?;
         }
+        if self.is_stopping() {
+            return Err(HandshakeError::Forbidden.into()); // the application took its time
+        }
+        Ok(())
     }
 
     /// Counts and logs a client that was turned away.
@@ -145,6 +147,10 @@ impl Core {
         let (registry, metrics) = (self.registry.clone(), self.metrics.clone());
         let driver = Driver::new(session, link, &open, upper, handle.clone(), registry, metrics);
         tokio::spawn(driver);
+        if self.is_stopping() {
+            // admitted before the stop, and too late to be among those that were told
+            handle.mailbox.close(CloseReason::ServerShuttingDown);
+        }
         handle
     }
 
@@ -160,19 +166,39 @@ impl Core {
     // --- stopping
 
     pub(crate) fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        *self.phase.borrow() != Phase::Serving
     }
 
     pub(crate) fn stop(&self) {
-        self.stopping.send_replace(true);
+        self.advance(Phase::Stopping);
     }
 
     /// Waits for [`Core::stop`].
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut stopping = self.stopping.subscribe();
+        self.reached(Phase::Stopping)
+    }
+
+    /// Waits until the listeners may go, too.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.reached(Phase::Closed)
+    }
+
+    /// Phases only go forward.
+    fn advance(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let later = phase > *current;
+            if later {
+                *current = phase;
+            }
+            later
+        });
+    }
+
+    fn reached(&self, phase: Phase) -> impl Future<Output = ()> + Send + 'static {
+        let mut phases = self.phase.subscribe();
         async move {
             // an error means that the server itself is gone
-            let _ = stopping.wait_for(|stopping| *stopping).await;
+            let _ = phases.wait_for(|current| *current >= phase).await;
         }
     }
 
@@ -180,18 +206,39 @@ impl Core {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Asks all sessions to close, and waits until they have or the grace period is over. Gives the
-    /// number of those that had not.
-    pub(crate) async fn close_sessions(&self) -> usize {
+    /// Ends in order: no new sessions, all sessions asked to close while the listeners still answer (a
+    /// polling client has to fetch its last packet), the application's handlers awaited, then the
+    /// listeners released. Gives the number of sessions that had not ended within the grace period.
+    pub(crate) async fn close(&self) -> usize {
+        self.stop();
         let deadline = tokio::time::Instant::now() + self.config.shutdown_grace;
         for handle in self.registry.all() {
             handle.mailbox.close(CloseReason::ServerShuttingDown);
         }
-        while self.registry.len() > 0 && tokio::time::Instant::now() < deadline {
+        while self.is_busy() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(POLL_SHUTDOWN).await;
         }
+        self.advance(Phase::Closed);
         self.registry.len()
     }
+
+    fn is_busy(&self) -> bool {
+        let handlers = match &self.protocol {
+            Protocol::SocketIo(socketio) => socketio.tasks.load(Ordering::Acquire),
+            Protocol::Raw(_) => 0,
+        };
+        self.registry.len() + handlers > 0
+    }
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    /// No new sessions; those that are there end.
+    Stopping,
+    /// The listeners end.
+    Closed,
 }
 
 /// How often a shutdown looks whether all sessions have ended.

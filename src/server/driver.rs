@@ -24,6 +24,7 @@ use crate::fanout::Encoded;
 use crate::metrics::Metrics;
 use crate::socketio::connection::Connection;
 use crate::transport::Link;
+use crate::transport::polling::PollRequest;
 
 /// Frames read before other work gets its turn.
 const READ_BATCH: usize = 64;
@@ -142,7 +143,10 @@ impl Driver {
         }
     }
 
-    fn commands(&mut self, cx: &Context<'_>, now: Instant) {
+    /// Takes what others have brought; polls are given back, to be attached when the deadlines have been
+    /// looked at.
+    fn commands(&mut self, cx: &Context<'_>, now: Instant) -> Vec<PollRequest> {
+        let mut polls = Vec::new();
         let asked = self.handle.mailbox.watch(cx);
         if let Some(reason) = asked.abort {
             self.session.abort(reason);
@@ -152,14 +156,7 @@ impl Driver {
         }
         for command in self.handle.take_commands() {
             match command {
-                Command::Poll(request) => {
-                    if let Link::Polling(link) = &mut self.link
-                        && let Err(rule) = link.attach_poll(request)
-                    {
-                        self.misbehaved(Slot::Current, rule);
-                    }
-                    // else: the session has moved on; dropping the request tells its sender
-                }
+                Command::Poll(request) => polls.push(request),
                 Command::Post(request) => {
                     if let Link::Polling(link) = &mut self.link
                         && let Err(rule) = link.attach_post(request)
@@ -167,13 +164,33 @@ impl Driver {
                         self.misbehaved(Slot::Current, rule);
                     }
                 }
-                Command::Attach(link) => self.attach(link, now),
+                Command::Attach(link) => self.attach_probe(link, now),
+                Command::PostLost => {
+                    if let Link::Polling(_) = &self.link {
+                        self.session.handle_link_lost(Slot::Current, CloseReason::TransportError);
+                    }
+                }
                 Command::Misbehaved(rule) => self.misbehaved(Slot::Current, rule),
+            }
+        }
+        polls
+    }
+
+    /// Lets polls wait. One for a session that is over, or has moved on, is dropped, which tells its sender;
+    /// one that came along with the client's own close packet is answered.
+    fn attach(&mut self, polls: Vec<PollRequest>) {
+        for request in polls {
+            let over = self.closed.is_some_and(|reason| reason != CloseReason::TransportClose);
+            if let Link::Polling(link) = &mut self.link
+                && !over
+                && let Err(rule) = link.attach_poll(request)
+            {
+                self.misbehaved(Slot::Current, rule);
             }
         }
     }
 
-    fn attach(&mut self, link: Link, now: Instant) {
+    fn attach_probe(&mut self, link: Link, now: Instant) {
         match self.session.handle_probe_attached(now, link.kind()) {
             Ok(()) => self.probe = Some(link),
             Err(why) => {
@@ -302,7 +319,12 @@ impl Driver {
                         let_go(probe, CloseReason::ForcedClose);
                     }
                 }
-                Event::Closing => self.ending = Ending::Flushing,
+                Event::Closing => {
+                    self.ending = Ending::Flushing;
+                    if let Link::Polling(polling) = &mut self.link {
+                        polling.stop_reading();
+                    }
+                }
                 Event::Closed(reason) => self.closed = Some(reason),
             }
         }
@@ -347,8 +369,10 @@ impl Driver {
                 let Some(packet) = self.session.poll_transmit(Slot::Current) else {
                     break;
                 };
+                let frame = packet.encode();
                 self.metrics.packets_sent[kind].inc();
-                self.link.queue_frame(&packet.encode())?;
+                self.metrics.bytes_sent[kind].inc_by(frame.len() as u64);
+                self.link.queue_frame(&frame)?;
             }
             while self.link.is_writable() {
                 self.handle.mailbox.take(WRITE_BATCH, &mut self.batch);
@@ -357,7 +381,7 @@ impl Driver {
                 }
                 for message in self.batch.drain(..) {
                     self.metrics.packets_sent[kind].inc_by(message.frames().len() as u64);
-                    self.metrics.bytes_sent[kind].inc_by(message.bytes() as u64);
+                    self.metrics.bytes_sent[kind].inc_by(message.payload_bytes() as u64);
                     self.link.queue(&message)?;
                 }
             }
@@ -394,7 +418,8 @@ impl Driver {
 
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = now();
-        self.commands(cx, now);
+        let polls = self.commands(cx, now);
+        self.attach(polls);
         if let Link::Polling(polling) = &mut self.link
             && polling.release(&Packet::Noop)
         {
@@ -424,9 +449,11 @@ impl Driver {
         tracing::debug!(sid = ?self.session.sid(), %reason, "session closed");
         self.upper.close(reason);
         self.metrics.session_closed(self.session.kind(), reason);
-        if reason == CloseReason::PingTimeout {
-            self.metrics.pings_unanswered.inc();
-        }
+        match reason {
+            CloseReason::PingTimeout => self.metrics.pings_unanswered.inc(),
+            CloseReason::SlowConsumer => self.metrics.outbox_overflows.inc(),
+            _ => 0,
+        };
         match &mut self.link {
             Link::Polling(polling) => {
                 // the client's own close is answered with a NOOP (engine.io polling.ts `onClose`)
@@ -459,9 +486,15 @@ impl Future for Driver {
         }
         for _ in 0..ROUNDS {
             let now = now();
-            this.commands(cx, now);
-            let more = this.read(cx, now) | this.read_probe(cx, now);
+            // The probe first: a request that the client sent after it had upgraded must not be taken for one
+            // of before, though it comes on another connection.
+            let switched = this.read_probe(cx, now);
+            let polls = this.commands(cx, now);
+            let more = this.read(cx, now) | this.read_probe(cx, now) | switched;
+            // What has come may be the pong that was due, however late we look. A poll says nothing.
             this.deadlines(now);
+            this.events();
+            this.attach(polls);
             this.events();
             this.write(cx);
             this.events();

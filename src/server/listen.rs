@@ -1,5 +1,6 @@
 //! The TCP side: HTTP or HTTPS on one port, and the admin endpoints.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener, UdpSocket};
 use std::sync::Arc;
@@ -7,15 +8,17 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
-use tower::ServiceExt as _;
+use tower::{Service, ServiceExt as _};
 
 use super::accept::Peer;
 use super::core::Core;
@@ -58,6 +61,13 @@ pub(crate) fn bind(
             }
         }
     }
+}
+
+/// Binds UDP only.
+pub(crate) fn bind_udp(address: SocketAddr) -> Result<UdpSocket, ServeError> {
+    bind_one(address, Type::DGRAM, Protocol::UDP)
+        .map(UdpSocket::from)
+        .map_err(|source| ServeError::Bind { address, protocol: "udp", source })
 }
 
 fn bind_one(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
@@ -104,19 +114,22 @@ fn bind_exactly(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Resu
 /// quic-go and quinn both advise about this much.
 const UDP_BUFFER: usize = 4 * 1024 * 1024;
 
-/// Serves until the server stops. With `tls`, HTTPS.
+/// Serves until the server is closed, and then until what is under way has been answered, for a moment.
+/// With `tls`, HTTPS.
 pub(crate) async fn run(
     core: Arc<Core>,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     app: Router,
 ) {
-    let stopped = core.stopped();
-    tokio::pin!(stopped);
+    let closed = core.closed();
+    tokio::pin!(closed);
+    // every connection holds a sender: the channel ends with the last one
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = &mut stopped => return,
+            () = &mut closed => break,
         };
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
@@ -129,59 +142,116 @@ pub(crate) async fn run(
         // small packets are what this server sends
         let _ = stream.set_nodelay(true);
         let peer = Peer { address: to_canonical(address), secure: tls.is_some() };
-        let stopped = core.stopped();
-        let (tls, app) = (tls.clone(), app.clone());
+        let (tls, app, closed, alive) = (tls.clone(), app.clone(), core.closed(), alive.clone());
         tokio::spawn(async move {
             match tls {
-                None => serve(stream, peer, app, stopped).await,
-                Some(tls) => serve_tls(&tls, stream, peer, app, stopped).await,
+                None => serve_plain(stream, peer, app, closed).await,
+                Some(tls) => serve_tls(&tls, stream, peer, app, closed).await,
             }
+            drop(alive);
         });
     }
+    drop((listener, alive));
+    let _ = tokio::time::timeout(LAST_ANSWERS, all_gone.recv()).await;
 }
+
+/// How long responses that are under way may take at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 async fn serve_tls(
     tls: &TlsAcceptor,
     stream: TcpStream,
     peer: Peer,
     app: Router,
-    stopped: impl Future<Output = ()>,
+    closed: impl Future<Output = ()>,
 ) {
-    match tokio::time::timeout(TLS_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve(stream, peer, app, stopped).await,
-        Ok(Err(error)) => tracing::debug!(peer = %peer.address, %error, "a TLS handshake failed"),
-        Err(_) => tracing::debug!(peer = %peer.address, "a TLS handshake took too long"),
+    let stream = match tokio::time::timeout(TLS_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(peer = %peer.address, %error, "a TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(peer = %peer.address, "a TLS handshake took too long");
+            return;
+        }
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        serve_http2(stream, peer, app, closed).await;
+    } else {
+        serve_plain(stream, peer, app, closed).await;
     }
 }
 
-async fn serve<S>(stream: S, peer: Peer, app: Router, stopped: impl Future<Output = ()>)
+/// HTTP/1.1. Chosen outright, since guessing the version would wait for its first byte without a deadline,
+/// and no browser speaks HTTP/2 without TLS.
+async fn serve_plain<S>(stream: S, peer: Peer, app: Router, closed: impl Future<Output = ()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = tower::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_MAX);
+    let connection = builder.serve_connection(TokioIo::new(stream), service(peer, app));
+    let connection = connection.with_upgrades();
+    tokio::pin!(connection, closed);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = &mut closed => {
+            // answers what is under way, then closes
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    log_end(peer, result);
+}
+
+async fn serve_http2<S>(stream: S, peer: Peer, app: Router, closed: impl Future<Output = ()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HTTP2_PING)
+        .max_header_list_size(HEAD_MAX as u32);
+    let connection = builder.serve_connection(TokioIo::new(stream), service(peer, app));
+    tokio::pin!(connection, closed);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = &mut closed => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    log_end(peer, result);
+}
+
+/// The bytes of a request's head.
+const HEAD_MAX: usize = 32 * 1024;
+/// A peer that answers no ping within this time is gone.
+const HTTP2_PING: Duration = Duration::from_secs(20);
+
+fn log_end(peer: Peer, result: hyper::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(peer = %peer.address, %error, "a connection broke");
+    }
+}
+
+/// The application, with the peer's address in every request.
+fn service(
+    peer: Peer,
+    app: Router,
+) -> TowerToHyperService<
+    impl Service<
+        Request<Incoming>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone,
+> {
+    TowerToHyperService::new(tower::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         app.clone().oneshot(request.map(Body::new))
-    });
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
-    let service = TowerToHyperService::new(service);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(connection, stopped);
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            result = &mut connection => {
-                if let Err(error) = result {
-                    tracing::debug!(peer = %peer.address, error, "a connection broke");
-                }
-                return;
-            }
-            // answers what is under way, then closes
-            () = &mut stopped, if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
-    }
+    }))
 }

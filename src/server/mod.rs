@@ -1,8 +1,8 @@
 //! The tasks that own the values of the other layers, and the server that applications build.
 //!
 //! # Lock order
-//! registry ▶ connection state ▶ log of a namespace ▶ rooms ▶ mailbox. None is held across an await or a
-//! call of user code.
+//! log of a namespace ▶ namespaces ▶ connection state ▶ rooms ▶ pending acks ▶ inbox ▶ registry ▶ mailbox.
+//! None is held across an await or a call of user code.
 
 mod accept;
 mod core;
@@ -275,6 +275,13 @@ macro_rules! running {
                 self.0.core.stop();
             }
 
+            /// Closes all sessions in order, for an application that has a listener of its own (which has
+            /// to go on answering until this returns). Gives the number of sessions that had not ended
+            /// within the grace period. [`Self::serve`] does this by itself.
+            pub async fn close(&self) -> usize {
+                self.0.core.close().await
+            }
+
             /// Sessions that are open now.
             pub fn session_count(&self) -> usize {
                 self.0.core.registry.len()
@@ -379,16 +386,16 @@ impl Running {
 
     async fn serve(&self) -> Result<usize, ServeError> {
         self.bind()?;
-        let bound = self.bound.lock().take().expect("bind has just bound");
+        let bound = self.bound.lock().take().ok_or(ServeError::AlreadyServing)?;
         let core = &self.core;
         let tls = core.config.tls.is_some();
         let tls = tls.then(|| TlsAcceptor::from(core.certificates.tcp_config()));
         let mut app = self.router().merge(self.routes.clone());
-        let mut tasks: Vec<JoinHandle<()>> = Vec::new();
+        let mut listeners: Vec<JoinHandle<()>> = Vec::new();
         match bound.admin {
             Some(admin) => {
                 let admin = to_tokio(admin, bound.address)?;
-                tasks.push(tokio::spawn(listen::run(
+                listeners.push(tokio::spawn(listen::run(
                     core.clone(),
                     admin,
                     None,
@@ -398,35 +405,37 @@ impl Running {
             None => app = app.merge(self.admin_router()),
         }
         let listener = to_tokio(bound.listener, bound.address)?;
-        tasks.push(tokio::spawn(listen::run(core.clone(), listener, tls, app)));
+        listeners.push(tokio::spawn(listen::run(core.clone(), listener, tls, app)));
         if let Some(quic) = bound.quic.clone() {
             let core = core.clone();
-            tasks.push(tokio::spawn(async move { quic.run(core).await }));
+            tokio::spawn(async move { quic.run(core).await });
         }
-        tasks.push(tokio::spawn(keep_certificates(core.clone())));
+        tokio::spawn(keep_certificates(core.clone()));
         core.ready.store(true, Ordering::Release);
         core.stopped().await;
-        let left = core.close_sessions().await;
+        let left = core.close().await;
         if let Some(quic) = &bound.quic {
             let _ = tokio::time::timeout(QUIC_GOODBYE, quic.close()).await;
         }
-        for task in tasks {
-            task.abort();
+        for task in listeners {
+            // each ends by itself, soon after the core is closed
+            let _ = task.await;
         }
         Ok(left)
     }
 
     fn listen_webtransport(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
         let fail = |source| ServeError::Bind { address, protocol: "udp", source };
-        let socket = std::net::UdpSocket::bind(address).map_err(fail)?;
-        socket.set_nonblocking(true).map_err(fail)?;
+        let socket = listen::bind_udp(address)?;
         let quic = Quic::new(&self.core, socket)?;
         let bound = quic.local_addr().map_err(fail)?;
         *self.udp_port.lock() = Some(bound.port());
         let core = self.core.clone();
         tokio::spawn(keep_certificates(core.clone()));
         tokio::spawn(async move {
+            let closed = core.closed();
             quic.run(core).await;
+            closed.await;
             quic.close().await;
         });
         Ok(bound)

@@ -14,7 +14,7 @@ use super::core::{Core, webtransport_handshake};
 use super::registry::Command;
 use crate::engine::handshake::{FirstPacket, HandshakeError};
 use crate::engine::packet::Packet;
-use crate::error::ServeError;
+use crate::error::{LinkError, ServeError};
 use crate::transport::{Link, WebTransport};
 
 /// Streams that a peer may hold open. Engine.IO needs one of its own beside HTTP/3's; quinn reserves
@@ -165,7 +165,7 @@ async fn accept(core: &Core, request: SessionRequest) -> Result<(), String> {
     let connection = request.accept_with_headers(echo).await.map_err(|error| error.to_string())?;
     let stream = connection.accept_bi().await.map_err(|error| error.to_string())?;
     let mut link = WebTransport::new(connection, stream, core.config.engine.max_payload);
-    let first = poll_fn(|cx| link.poll_read(cx)).await.map_err(|error| error.to_string())?;
+    let first = poll_fn(|cx| link.poll_read(cx)).await.map_err(|error| broken(core, error))?;
     let first = first.ok_or("closed before its first packet")?;
     let link = Link::WebTransport(Box::new(link));
     match Packet::decode(first) {
@@ -181,8 +181,17 @@ async fn accept(core: &Core, request: SessionRequest) -> Result<(), String> {
             }
             FirstPacket::Illegal => Err("illegal first packet".into()),
         },
-        _ => Err("the first packet is no OPEN".into()),
+        Ok(_) => Err("the first packet is no OPEN".into()),
+        Err(rule) => Err(broken(core, rule.into())),
     }
+}
+
+/// There is no session yet that would count the rule.
+fn broken(core: &Core, error: LinkError) -> String {
+    if let LinkError::Peer(rule) = error {
+        core.metrics.peer_misbehaved[rule].inc();
+    }
+    error.to_string()
 }
 
 /// `::ffff:1.2.3.4` as `1.2.3.4`: applications see the same address on every transport.

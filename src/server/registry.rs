@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Post(PostRequest),
     /// A link that wants to take the session over.
     Attach(Link),
+    /// A POST ended before its body did.
+    PostLost,
     /// A request broke a rule.
     Misbehaved(PeerMisbehaved),
 }
@@ -93,17 +95,31 @@ impl SessionHandle {
     /// Begins a POST; `None` if one is being read already.
     pub(crate) fn begin_post(self: &Arc<Self>) -> Option<Posting> {
         let overlap = self.posting.swap(true, Ordering::AcqRel);
-        (!overlap).then(|| Posting(self.clone()))
+        (!overlap).then(|| Posting { session: self.clone(), arrived: false })
     }
 }
 
 /// A POST that is being read or worked on; the next may begin when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Posting(Arc<SessionHandle>);
+pub(crate) struct Posting {
+    session: Arc<SessionHandle>,
+    arrived: bool,
+}
+
+impl Posting {
+    /// The body is here, or was refused: either way the client is told what became of it.
+    pub(crate) fn arrived(&mut self) {
+        self.arrived = true;
+    }
+}
 
 impl Drop for Posting {
     fn drop(&mut self) {
-        self.0.posting.store(false, Ordering::Release);
+        self.session.posting.store(false, Ordering::Release);
+        if !self.arrived {
+            // engine.io polling.ts: "data request connection closed prematurely"
+            self.session.send(Command::PostLost);
+        }
     }
 }
 
@@ -128,8 +144,9 @@ impl Default for Registry {
 
 impl Registry {
     fn shard(&self, sid: &Sid) -> &Shard {
-        // the first characters are random
-        &self.shards[usize::from(sid.as_str().as_bytes()[0]) % SHARDS]
+        // the first characters are random; two of them, for letters alone do not fill 64 shards
+        let [first, second, ..] = sid.as_bytes();
+        &self.shards[(usize::from(*first) * 31 + usize::from(*second)) % SHARDS]
     }
 
     pub(crate) fn insert(&self, handle: Arc<SessionHandle>) {

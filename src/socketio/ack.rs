@@ -1,6 +1,8 @@
 //! Answers that we wait for.
 //!
-//! An answer goes to whoever waits at once, past the inbox: a handler may await it.
+//! An answer goes to whoever waits at once, past the inbox, so that a handler may await it. It still comes
+//! behind the events that the client sent before it; while an answer is awaited the inbox takes more of
+//! those than usual, and a session that cannot be read from for a whole heartbeat is ended.
 
 use std::collections::HashMap;
 
@@ -61,6 +63,10 @@ impl Pending {
             self.waiters = HashMap::new();
         }
         waiter
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
     }
 
     pub(crate) fn close(&mut self) {

@@ -11,6 +11,7 @@ use super::handler::FromArgs;
 use super::namespace::{Inner as NamespaceInner, Namespace};
 use super::room_names::IntoRooms;
 use super::socket::Socket;
+use crate::cluster::Replies;
 use crate::cluster::message::{Flags, Message, Reply, Request, SocketInfo, Target};
 use crate::engine::packet::Str;
 use crate::error::{AckError, DataError, EmitError};
@@ -94,21 +95,22 @@ impl Broadcast {
     /// [`EmitError`]; that a receiver is gone or too slow is none.
     pub async fn emit<T: Serialize + ?Sized>(self, event: &str, data: &T) -> Result<(), EmitError> {
         let args = self.namespace.codec.args(Some(event), data)?;
-        self.emit_args(args)
+        self.emit_args(&args).await
     }
 
     /// Sends an event that is encoded already: a relay need not decode.
     ///
     /// # Errors
     /// [`EmitError`].
-    pub fn emit_args(self, args: Args) -> Result<(), EmitError> {
+    pub async fn emit_args(self, args: &Args) -> Result<(), EmitError> {
         if args.event().is_none() {
             return Err(EmitError::Encode("the arguments of an event start with its name".into()));
         }
         if self.local {
-            self.namespace.fan_out(&args, &self.target, self.flags);
+            self.namespace.fan_out(args, &self.target, self.flags);
             return Ok(());
         }
+        let args = args.clone();
         self.publish(|this| Message::Broadcast { args, target: this.target, flags: this.flags })
     }
 
@@ -153,42 +155,51 @@ impl Broadcast {
         });
         let (round, mut local) = namespace.fan_out_with_ack(args, &self.target, self.flags);
         answers.missing += round.len();
-        // the sender that made the round is gone: the channel ends with the last socket that owes
-        while let Some(answer) = local.recv().await {
-            answers.take(&answer);
-        }
-        while let Some(remote) = &mut remote {
-            match remote.recv().await {
-                Some(Reply::ClientCount(count)) => answers.missing += count,
-                Some(Reply::Ack(answer)) => answers.take(&answer),
-                Some(Reply::Sockets(_) | Reply::ServerSideAnswer(_)) => {}
-                None => break,
+        // Each channel ends when nobody owes an answer any more. Both are read at once, so that a slow
+        // socket here does not hide what has come from other nodes.
+        let (mut local_open, mut remote_open) = (true, remote.is_some());
+        while local_open || remote_open {
+            tokio::select! {
+                answer = local.recv(), if local_open => match answer {
+                    Some(answer) => answers.take(&answer),
+                    None => local_open = false,
+                },
+                reply = receive(&mut remote), if remote_open => match reply {
+                    Some(Reply::ClientCount(count)) => answers.missing += count,
+                    Some(Reply::Ack(answer)) => answers.take(&answer),
+                    Some(Reply::Missing(_)) => answers.error = Some(AckError::Incomplete),
+                    Some(Reply::Sockets(_) | Reply::ServerSideAnswer(_)) => {}
+                    None => remote_open = false,
+                },
             }
         }
     }
 
     /// The sockets that are meant. Nodes that do not answer within 5 s (or [`Broadcast::timeout`]) are
-    /// left out.
-    pub async fn fetch_sockets(self) -> Vec<RemoteSocket> {
+    /// left out, and the result says so.
+    pub async fn fetch_sockets(self) -> Fetched {
         let local = self.namespace.connected(&self.target);
         let mut found: Vec<SocketInfo> = local.iter().map(Socket::info).collect();
+        let mut complete = true;
         if !self.local {
             let request = Request::FetchSockets { target: self.target.clone() };
             let mut replies = self.namespace.log.request(request);
             let collect = async {
                 while let Some(reply) = replies.recv().await {
-                    if let Reply::Sockets(sockets) = reply {
-                        found.extend(sockets);
+                    match reply {
+                        Reply::Sockets(sockets) => found.extend(sockets),
+                        Reply::Missing(_) => complete = false,
+                        _ => {}
                     }
                 }
             };
-            let _ = tokio::time::timeout(self.timeout.unwrap_or(REQUEST_TIMEOUT), collect).await;
+            let timeout = self.timeout.unwrap_or(REQUEST_TIMEOUT);
+            let in_time = tokio::time::timeout(timeout, collect).await.is_ok();
+            complete &= in_time;
         }
-        let namespace = self.namespace;
-        found
-            .into_iter()
-            .map(|info| RemoteSocket { namespace: Namespace(namespace.clone()), info })
-            .collect()
+        let namespace = Namespace(self.namespace);
+        let socket = |info| RemoteSocket { namespace: namespace.clone(), info };
+        Fetched { sockets: found.into_iter().map(socket).collect(), complete }
     }
 
     /// Puts the sockets into rooms.
@@ -227,6 +238,10 @@ impl Broadcast {
     }
 }
 
+async fn receive(replies: &mut Option<Replies>) -> Option<Reply> {
+    replies.as_mut()?.recv().await
+}
+
 /// The answers to a broadcast, and whether they are all.
 #[derive(Debug)]
 pub struct Answers<R> {
@@ -257,6 +272,15 @@ impl<R: FromArgs> Answers<R> {
             None => Ok(self.received),
         }
     }
+}
+
+/// The sockets that were found.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The sockets, this node's first.
+    pub sockets: Vec<RemoteSocket>,
+    /// Did every node answer?
+    pub complete: bool,
 }
 
 /// A socket of any node, as it was when it was fetched.

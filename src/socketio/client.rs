@@ -107,7 +107,8 @@ impl Client {
         };
         let nsp = packet.nsp;
         let at = self.spaces.iter().position(|(name, _)| *name == nsp);
-        let full = at.is_none() && self.spaces.len() >= self.max_namespaces;
+        let full = at.is_none() && self.spaces.len() >= self.max_namespaces && !self.forget_left();
+        let at = self.spaces.iter().position(|(name, _)| *name == nsp);
         let space = at.map(|at| &mut self.spaces[at].1);
         match (packet.kind, space) {
             (Kind::Connect(_), Some(Space::Joined)) => Err(PeerMisbehaved::PacketOutOfOrder),
@@ -177,6 +178,12 @@ impl Client {
 
     fn space(&mut self, nsp: &Str) -> Option<&mut Space> {
         self.spaces.iter_mut().find(|(name, _)| name == nsp).map(|(_, space)| space)
+    }
+
+    /// Makes room by forgetting the namespace that the server closed first. `false`: there is none.
+    fn forget_left(&mut self) -> bool {
+        let left = self.spaces.iter().position(|(_, space)| *space == Space::Left);
+        left.map(|at| self.spaces.remove(at)).is_some()
     }
 
     fn forget(&mut self, nsp: &Str) {
@@ -263,7 +270,10 @@ mod tests {
         let third = handle(&mut client, "0/c,");
         assert_eq!(third, Err(PeerMisbehaved::TooManyNamespaces));
         assert!(client.refused(&"/b".into(), b));
-        connect(&mut client, "0/c,");
+        let c = connect(&mut client, "0/c,");
+        assert!(client.joined(&"/c".into(), c));
+        client.left(&"/c".into());
+        connect(&mut client, "0/d,"); // what the server has closed does not count
     }
 
     #[test]

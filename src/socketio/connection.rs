@@ -23,6 +23,9 @@ use crate::error::{CloseReason, PeerMisbehaved};
 use crate::fanout::{Encoded, Mailbox, Verdict};
 use crate::socketio::packet::Payload;
 
+/// Tasks that a client may keep busy, however few namespaces it may join.
+const MIN_TASKS: usize = 8;
+
 /// What the sockets of one connection share.
 pub(crate) struct Shared {
     server: Arc<SocketIo>,
@@ -32,6 +35,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// How many of its sockets have a full inbox: reading goes on when it is zero.
     full_inboxes: AtomicUsize,
+    /// Tasks that run user code for this client: at most one for each socket and each attempt to connect.
+    tasks: AtomicUsize,
 }
 
 struct State {
@@ -66,6 +71,7 @@ impl Connection {
             transport: AtomicUsize::new(transport.index()),
             state: Mutex::new(State { client, sockets: Vec::new(), closed: false }),
             full_inboxes: AtomicUsize::new(0),
+            tasks: AtomicUsize::new(0),
         }))
     }
 
@@ -101,18 +107,24 @@ impl Connection {
         Ok(())
     }
 
-    /// Is there room for more events?
+    /// Is there room for more events, and for more user code to run on behalf of this client?
     pub(crate) fn may_read(&self) -> bool {
         self.0.full_inboxes.load(Ordering::Acquire) == 0
+            && self.0.tasks.load(Ordering::Acquire) < self.0.max_tasks()
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.0.state.lock().client.poll_timeout()
+        let state = self.0.state.lock();
+        if state.closed { None } else { state.client.poll_timeout() }
     }
 
     /// The reason to close for, if a deadline passed.
     pub(crate) fn handle_timeout(&self, now: Instant) -> Option<CloseReason> {
-        match self.0.state.lock().client.overdue(now)? {
+        let state = self.0.state.lock();
+        if state.closed {
+            return None; // once is enough: a closing session waits for its client, not for this
+        }
+        match state.client.overdue(now)? {
             Overdue::Namespace => Some(CloseReason::ForcedServerClose),
             Overdue::Attachments => {
                 let rule = PeerMisbehaved::AttachmentsOverdue;
@@ -134,7 +146,42 @@ impl Connection {
     }
 }
 
+/// A task that runs user code for a client, counted while it lives. Without a bound a client could start
+/// any number of them by asking again and again while a middleware thinks.
+pub(crate) struct Working(pub(crate) Arc<Shared>);
+
+impl Working {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        shared.tasks.fetch_add(1, Ordering::AcqRel);
+        shared.server.tasks.fetch_add(1, Ordering::AcqRel);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        let before = self.0.tasks.fetch_sub(1, Ordering::AcqRel);
+        if before == self.0.max_tasks() {
+            self.0.mailbox.wake();
+        }
+        self.0.server.tasks.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Shared {
+    fn max_tasks(&self) -> usize {
+        self.server.config.max_namespaces.max(MIN_TASKS)
+    }
+
+    /// Runs user code for this client.
+    pub(crate) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let working = Working::new(self);
+        self.server.spawn(async move {
+            work.await;
+            drop(working);
+        });
+    }
+
     pub(crate) fn transport(&self) -> TransportKind {
         TransportKind::ALL[self.transport.load(Ordering::Acquire)]
     }
@@ -146,10 +193,8 @@ impl Shared {
             Verdict::DroppedVolatile => {
                 metrics.volatile_dropped.inc();
             }
-            Verdict::Overflow => {
-                metrics.outbox_overflows.inc();
-            }
-            Verdict::Queued | Verdict::Closed => {}
+            // an overflow is counted where the session ends over it
+            Verdict::Queued | Verdict::Overflow | Verdict::Closed => {}
         }
         verdict
     }
@@ -168,19 +213,21 @@ impl Shared {
     /// The application ends the connection (Node's `Client._disconnect`): DISCONNECT for every namespace,
     /// then the transport.
     pub(crate) fn disconnect(&self) {
-        let sockets = self.state.lock().sockets.clone();
-        for socket in sockets {
-            socket.disconnect_from_namespace();
+        for socket in self.shut() {
+            socket.put_out();
         }
-        self.shut();
         self.mailbox.close(CloseReason::ForcedServerClose);
     }
 
-    /// The application took a socket out of its namespace.
-    pub(crate) fn left(&self, socket: &Socket) {
+    /// The application takes a socket out of its namespace. `false`: it is out already; the client may even
+    /// have come back as another socket.
+    pub(crate) fn leave(&self, socket: &Socket) -> bool {
         let mut state = self.state.lock();
-        state.sockets.retain(|other| !Arc::ptr_eq(&other.0, &socket.0));
+        let at = state.sockets.iter().position(|other| Arc::ptr_eq(&other.0, &socket.0));
+        let Some(at) = at else { return false };
+        state.sockets.swap_remove(at);
         state.client.left(&socket.0.namespace.name);
+        true
     }
 
     pub(crate) fn clean_up(&self, namespace: &Arc<NamespaceInner>) {
@@ -206,7 +253,7 @@ impl Shared {
             handshake.issued.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         serde_json::json!({
             "headers": headers,
-            "time": time::OffsetDateTime::from(handshake.issued).to_string(),
+            "time": javascript_date(handshake.issued),
             "address": handshake.peer.ip().to_string(),
             "xdomain": handshake.origin().is_some(),
             "secure": handshake.secure,
@@ -242,8 +289,9 @@ impl Shared {
             self.enter(&socket, attempt);
             return;
         }
-        let shared = self.clone();
-        tokio::spawn(async move {
+        let working = Working::new(self);
+        self.server.spawn(async move {
+            let shared = &working.0;
             let auth = Auth { payload: auth };
             let Some(namespace) = shared.server.resolve(&nsp, &auth).await else {
                 // socket.io client.ts: "creation of namespace %s was denied"
@@ -277,22 +325,17 @@ impl Shared {
     /// Lets the client in, unless it changed its mind or is gone.
     fn enter(&self, socket: &Socket, attempt: Attempt) {
         let nsp = &socket.0.namespace.name;
-        {
-            let mut state = self.state.lock();
-            if state.closed || !state.client.joined(nsp, attempt) {
-                drop(state);
-                socket.close(CloseReason::ServerNamespaceDisconnect);
-                return;
-            }
-            state.sockets.push(socket.clone());
+        let mut state = self.state.lock();
+        if state.closed || !state.client.joined(nsp, attempt) {
+            drop(state);
+            socket.close(CloseReason::ServerNamespaceDisconnect);
+            return;
         }
-        // The reply is queued before the socket takes part, so that no event can overtake it.
+        state.sockets.push(socket.clone());
+        // All under the lock: no event, neither ours nor the client's, can come before the reply and
+        // `on_connect`, and a connection that ends finds the socket open.
         self.reply(nsp, Outgoing::Connect { sid: socket.id(), pid: None });
         socket.open();
-        if self.state.lock().closed {
-            // the connection ended in between: nobody else will close this socket
-            socket.close(CloseReason::TransportClose);
-        }
     }
 
     fn refuse(&self, nsp: &Str, attempt: Attempt, error: &ConnectError) {
@@ -306,5 +349,33 @@ impl Shared {
         let codec: Codec = self.server.codec;
         let frames = codec.encode(nsp, packet);
         let _ = self.push(Arc::new(Encoded::new(frames, true)), false);
+    }
+}
+
+/// As JavaScript's `new Date() + ""` in UTC: `Sun Nov 22 2026 08:30:00 GMT+0000 (Coordinated Universal Time)`.
+fn javascript_date(at: SystemTime) -> String {
+    let date = time::OffsetDateTime::from(at);
+    let (weekday, month) = (date.weekday().to_string(), date.month().to_string());
+    format!(
+        "{} {} {:02} {} {:02}:{:02}:{:02} GMT+0000 (Coordinated Universal Time)",
+        &weekday[..3],
+        &month[..3],
+        date.day(),
+        date.year(),
+        date.hour(),
+        date.minute(),
+        date.second(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_look_as_in_javascript() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_336_205);
+        let expected = "Sun Nov 22 2026 08:30:05 GMT+0000 (Coordinated Universal Time)";
+        assert_eq!(javascript_date(at), expected);
     }
 }

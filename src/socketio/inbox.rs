@@ -59,6 +59,25 @@ impl Inbox {
         Pushed { start: !std::mem::replace(&mut self.running, true), filled }
     }
 
+    /// Is no task at work?
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.running
+    }
+
+    /// Is it full, by the bounds of the last push?
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Wider bounds hold from now on; `true` if a full inbox has room thereby.
+    pub(crate) fn relax(&mut self, max_events: usize, max_bytes: usize) -> bool {
+        let freed = self.full && self.queue.len() < max_events && self.bytes < max_bytes;
+        if freed {
+            self.full = false;
+        }
+        freed
+    }
+
     /// The next piece of work for the task; `None` ends it. The flag tells that a full inbox has room
     /// again, half of it, so that reading does not stutter.
     pub(crate) fn next(&mut self, max_events: usize, max_bytes: usize) -> (Option<Work>, bool) {

@@ -26,11 +26,13 @@ mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
+use tokio::runtime::Handle;
 
-pub use self::broadcast::{Answers, Broadcast, RemoteSocket};
+pub use self::broadcast::{Answers, Broadcast, Fetched, RemoteSocket};
 pub use self::handler::{
     Ack, Auth, ConnectError, Event, EventHandler, FromArgs, HandlerError, HandlerFuture, Outcome,
 };
@@ -54,6 +56,10 @@ pub(crate) struct SocketIo {
     pub(crate) metrics: Arc<Metrics>,
     bus: Arc<dyn Bus>,
     node: NodeTag,
+    /// Tasks that run user code now; a shutdown waits for them.
+    pub(crate) tasks: AtomicUsize,
+    /// Where they run: emits and disconnects may come from threads that are no tasks.
+    runtime: Handle,
     namespaces: RwLock<HashMap<Str, Arc<NamespaceInner>>>,
     parents: RwLock<Vec<Arc<Parent>>>,
 }
@@ -114,6 +120,8 @@ impl SocketIo {
             metrics,
             bus,
             node,
+            tasks: AtomicUsize::new(0),
+            runtime: Handle::current(),
             namespaces: RwLock::default(),
             parents: RwLock::default(),
         };
@@ -137,6 +145,10 @@ impl SocketIo {
         let parent = Arc::new(Parent { accept, gate: RwLock::default() });
         self.parents.write().push(parent.clone());
         DynamicNamespace(parent)
+    }
+
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
     }
 
     pub(crate) fn namespace(&self, name: &Str) -> Option<Arc<NamespaceInner>> {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::ack::Waiter;
-use super::broadcast::{Broadcast, RemoteSocket};
+use super::broadcast::{Broadcast, Fetched};
 use super::handler::{Auth, ConnectError, FromArgs, HandlerFuture, Outcome};
 use super::packet::{Codec, Outgoing};
 use super::room_names::IntoRooms;
@@ -194,7 +194,7 @@ impl Namespace {
     }
 
     /// Everyone's sockets, on all nodes.
-    pub async fn fetch_sockets(&self) -> Vec<RemoteSocket> {
+    pub async fn fetch_sockets(&self) -> Fetched {
         self.all().fetch_sockets().await
     }
 

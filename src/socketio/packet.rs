@@ -33,6 +33,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 pub use self::args::{Args, Payload};
+pub(crate) use self::de::iso_date;
 
 use self::args::Body;
 use crate::engine::packet::{Frame, Message, Str};
@@ -182,6 +183,23 @@ impl Codec {
         };
         Args::checked(body, has_event)
             .map_err(|_| EmitError::Encode("not a list of arguments".to_owned()))
+    }
+
+    /// Takes a list that is already JSON text without attachments, as the cluster carries it, and checks
+    /// it as completely as a client's. [`Codec::Json`] keeps the text as it stands.
+    ///
+    /// # Errors
+    /// The rule that a client would have broken with it.
+    pub(crate) fn args_from_text(self, list: Str, has_event: bool) -> Result<Args, PeerMisbehaved> {
+        let text = json::read_payload(list, 2, 0)?.ok_or(PeerMisbehaved::InvalidPayload)?;
+        let args = Args::checked(Body::json(text, Vec::new()), has_event)?;
+        match self {
+            Self::Json => Ok(args),
+            Self::MsgPack => {
+                let args = self.args_from_list(&args, has_event);
+                args.map_err(|_| PeerMisbehaved::InvalidPayload)
+            }
+        }
     }
 
     /// Writes the Engine.IO frames of one packet: type digits of both layers, header and payload in

@@ -252,7 +252,8 @@ mod tests {
                 .collect();
             prop_assert_eq!(selected(&mut rooms, &target(&to, &except)), expected);
             for (id, joined) in &model {
-                let mut of: Vec<String> = rooms.rooms_of(id).iter().map(ToString::to_string).collect();
+                let of = rooms.rooms_of(id);
+                let mut of: Vec<String> = of.iter().map(ToString::to_string).collect();
                 of.sort_unstable();
                 let joined: Vec<String> = joined.iter().map(ToString::to_string).collect();
                 prop_assert_eq!(of, joined);

@@ -133,8 +133,10 @@ impl Namespace {
         let mut replies = self.0.log.request(Request::ServerSideEmit { args });
         let collect = async {
             while let Some(reply) = replies.recv().await {
-                if let Reply::ServerSideAnswer(answer) = reply {
-                    answers.take(&answer);
+                match reply {
+                    Reply::ServerSideAnswer(answer) => answers.take(&answer),
+                    Reply::Missing(_) => answers.error = Some(AckError::Incomplete),
+                    _ => {}
                 }
             }
         };

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,9 @@ use crate::engine::packet::Str;
 use crate::error::{AckError, CloseReason, DataError, EmitError};
 use crate::fanout::{Encoded, Verdict};
 use crate::socketio::packet::Args;
+
+/// How much wider an inbox is while the server waits for an answer of its client.
+const ACK_SLACK: usize = 4;
 
 /// One client in one namespace. Cheap to clone; all clones are the same socket.
 ///
@@ -54,9 +58,8 @@ pub(crate) struct Inner {
     pub(super) last_rooms: Mutex<Option<Vec<Str>>>,
 }
 
-pub(super) type PacketMiddleware = dyn Fn(Socket, Event) -> futures_util::future::BoxFuture<'static, Result<(), ConnectError>>
-    + Send
-    + Sync;
+type Admission = BoxFuture<'static, Result<(), ConnectError>>;
+pub(super) type PacketMiddleware = dyn Fn(Socket, Event) -> Admission + Send + Sync;
 pub(super) type CloseFn = dyn Fn(Socket, CloseReason) -> HandlerFuture + Send + Sync;
 pub(super) type AnyFn = dyn Fn(Socket, Event) -> HandlerFuture + Send + Sync;
 
@@ -186,7 +189,16 @@ impl Socket {
 
     /// Forgets the handlers of an event.
     pub fn off(&self, event: &str) {
-        self.0.handlers.write().events.retain(|(name, _)| name.as_str() != event);
+        let mut forgotten = Vec::new();
+        let mut handlers = self.0.handlers.write();
+        let events = std::mem::take(&mut handlers.events);
+        for handler in events {
+            let list =
+                if handler.0.as_str() == event { &mut forgotten } else { &mut handlers.events };
+            list.push(handler);
+        }
+        drop(handlers);
+        drop(forgotten); // the application's values, outside the lock
     }
 
     /// Sees every event of the client before its handlers do (Node's `onAny`).
@@ -345,12 +357,16 @@ impl Socket {
     // --- inside
 
     pub(crate) fn disconnect_from_namespace(&self) {
-        if !self.is_connected() {
-            return;
+        if self.0.connection.leave(self) {
+            self.put_out();
         }
+    }
+
+    /// Tells the client, and ends. The connection has forgotten the socket already, so that nobody else does
+    /// the same, and an answer of the client finds the namespace left.
+    pub(crate) fn put_out(&self) {
         let frames = self.codec().encode(&self.0.namespace.name, Outgoing::Disconnect);
         let _ = self.push(Arc::new(Encoded::new(frames, true)), false);
-        self.0.connection.left(self);
         self.close(CloseReason::ServerNamespaceDisconnect);
     }
 
@@ -375,7 +391,16 @@ impl Socket {
             *self.0.last_rooms.lock() = rooms;
             self.0.namespace.metrics.sockets.dec();
             self.work(Work::Disconnected(reason));
+        } else if self.0.inbox.lock().is_idle() {
+            // never connected: what a middleware registered would hold the socket for ever
+            self.forget_handlers();
         }
+    }
+
+    /// Handlers often hold a clone of the socket, which holds them: this breaks the circle.
+    pub(super) fn forget_handlers(&self) {
+        let handlers = std::mem::take(&mut *self.0.handlers.write());
+        drop(handlers); // the application's values, outside the lock
     }
 
     pub(crate) fn resolve(&self, id: u64, args: Args) {
@@ -399,7 +424,21 @@ impl Socket {
 
     pub(crate) fn expect_ack(&self, id: u64, waiter: Waiter) -> Result<(), NotPending> {
         let max = self.0.namespace.config.max_pending_acks;
-        self.0.pending.lock().insert(id, waiter, max)
+        self.0.pending.lock().insert(id, waiter, max)?;
+        // A handler that waits for an answer must not keep us from reading it.
+        let config = &self.0.namespace.config;
+        let bounds = (config.inbox_events * ACK_SLACK, config.inbox_bytes * ACK_SLACK);
+        if self.0.inbox.lock().relax(bounds.0, bounds.1) {
+            self.0.connection.inbox_freed();
+        }
+        Ok(())
+    }
+
+    /// The inbox's bounds: wider while we wait for an answer of the client, which comes behind its events.
+    pub(super) fn inbox_bounds(&self) -> (usize, usize) {
+        let config = &self.0.namespace.config;
+        let slack = if self.0.pending.lock().is_empty() { 1 } else { ACK_SLACK };
+        (config.inbox_events * slack, config.inbox_bytes * slack)
     }
 
     pub(crate) fn forget_ack(&self, id: u64) {

@@ -6,19 +6,26 @@ use futures_util::FutureExt as _;
 
 use super::handler::{Ack, Event, HandlerError, HandlerFuture};
 use super::inbox::Work;
-use super::socket::{AnyFn, Handlers, Socket};
+use super::socket::{AnyFn, Socket};
 use crate::error::CloseReason;
 use crate::socketio::packet::Args;
 
 impl Socket {
     pub(crate) fn work(&self, work: Work) {
-        let config = &self.0.namespace.config;
-        let pushed = self.0.inbox.lock().push(work, config.inbox_events, config.inbox_bytes);
+        let (max_events, max_bytes) = self.inbox_bounds();
+        let mut inbox = self.0.inbox.lock();
+        if inbox.is_full() && matches!(work, Work::Sent { .. }) {
+            // who watches what is sent must not cost more memory than who handles what comes
+            return;
+        }
+        let pushed = inbox.push(work, max_events, max_bytes);
         if pushed.filled {
+            // under the lock, so that it is counted before the task can take it back
             self.0.connection.inbox_filled();
         }
+        drop(inbox);
         if pushed.start {
-            tokio::spawn(self.clone().run());
+            self.0.connection.spawn(self.clone().run());
         }
     }
 
@@ -99,8 +106,7 @@ impl Socket {
         for handler in disconnect {
             self.guard("disconnect", || handler(self.clone(), reason)).await;
         }
-        // Handlers often hold a clone of the socket, which holds them: this breaks the circle.
-        *self.0.handlers.write() = Handlers::default();
+        self.forget_handlers();
     }
 
     /// Runs user code: its errors are logged and counted, its panics end nothing but itself.

@@ -37,18 +37,26 @@ enum Io {
 
 impl Upgraded {
     pub(crate) fn new(upgraded: hyper::upgrade::Upgraded) -> Self {
-        let upgraded = match upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
-            Ok(parts) => {
-                return Self { head: parts.read_buf, io: Io::Tcp(parts.io.into_inner()) };
-            }
+        let upgraded = match unwrap::<TcpStream>(upgraded) {
+            Ok((head, io)) => return Self { head, io: Io::Tcp(io) },
             Err(upgraded) => upgraded,
         };
-        match upgrade::downcast::<TokioIo<TlsStream<TcpStream>>>(upgraded) {
-            Ok(parts) => {
-                Self { head: parts.read_buf, io: Io::Tls(Box::new(parts.io.into_inner())) }
-            }
+        match unwrap::<TlsStream<TcpStream>>(upgraded) {
+            Ok((head, io)) => Self { head, io: Io::Tls(Box::new(io)) },
             Err(other) => Self { head: Bytes::new(), io: Io::Other(Box::new(TokioIo::new(other))) },
         }
+    }
+}
+
+/// The stream below hyper, as our own listener serves it, or axum's.
+fn unwrap<S>(upgraded: hyper::upgrade::Upgraded) -> Result<(Bytes, S), hyper::upgrade::Upgraded>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match upgraded.downcast::<TokioIo<S>>() {
+        Ok(parts) => Ok((parts.read_buf, parts.io.into_inner())),
+        Err(upgraded) => upgrade::downcast::<TokioIo<S>>(upgraded)
+            .map(|parts| (parts.read_buf, parts.io.into_inner())),
     }
 }
 

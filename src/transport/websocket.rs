@@ -2,9 +2,9 @@
 //!
 //! [`negotiate`] answers the request, [`WebSocket`] carries the frames. We own the I/O, and take
 //! from soketto only its codec of frame headers, for two reasons: a broadcast is framed once
-//! ([`put_websocket`](crate::engine::framing::put_websocket)) and its bytes are shared by all who get it, and a connection with nothing to
-//! read or to write owns no buffer: bytes are read into scratch space on the stack and only what is
-//! not yet a whole message is kept.
+//! ([`put_websocket`](crate::engine::framing::put_websocket)) and its bytes are shared by all who
+//! get it, and a connection with nothing to read or to write owns no buffer: bytes are read into
+//! scratch space on the stack and only what is not yet a whole message is kept.
 //!
 //! Every function named `poll_*` keeps its state in the link: dropping the future around it loses
 //! nothing. They take work in bounded portions.
@@ -91,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     ) -> Poll<Result<Option<Frame>, LinkError>> {
         for _ in 0..MAX_READS_PER_POLL {
             while let Some(event) = self.reader.next_held()? {
-                if let Some(outcome) = self.on_event(event)? {
+                if let Some(outcome) = self.on_event(cx, event)? {
                     return Poll::Ready(Ok(outcome));
                 }
             }
@@ -107,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 return Poll::Pending;
             };
             if let Some(event) = event
-                && let Some(outcome) = self.on_event(event)?
+                && let Some(outcome) = self.on_event(cx, event)?
             {
                 return Poll::Ready(Ok(outcome));
             }
@@ -135,10 +135,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// What `poll_read` gives for this event, if anything.
-    fn on_event(&mut self, event: Event) -> Result<Option<Option<Frame>>, PeerMisbehaved> {
+    fn on_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        event: Event,
+    ) -> Result<Option<Option<Frame>>, LinkError> {
         match event {
             Event::Message(frame) => Ok(Some(Some(frame))),
-            Event::Ping(payload) => self.writer.answer_ping(&payload).map(|()| None),
+            Event::Ping(payload) => {
+                // Many may come in one piece; only a peer that then takes no pong is at fault.
+                if self.writer.unanswered_pings == MAX_UNANSWERED_PINGS
+                    && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+                {
+                    return Err(error);
+                }
+                self.writer.answer_ping(&payload)?;
+                Ok(None)
+            }
             Event::Close(code) => {
                 self.writer.close(code.map(sendable));
                 Ok(Some(None))

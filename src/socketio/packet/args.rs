@@ -237,7 +237,7 @@ impl Args {
         Ok(Self { body, event: event.map(Str::copy_from_slice) })
     }
 
-    pub(super) fn codec(&self) -> Codec {
+    pub(crate) fn codec(&self) -> Codec {
         match self.body {
             Body::Json { .. } => Codec::Json,
             Body::MsgPack(_) => Codec::MsgPack,

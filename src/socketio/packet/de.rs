@@ -29,7 +29,7 @@ impl From<Malformed> for DataError {
 }
 
 /// How JavaScript's `JSON.stringify` writes a Date; `None` for dates outside of years 0 to 9999.
-fn iso_date(millis: i64) -> Option<String> {
+pub(crate) fn iso_date(millis: i64) -> Option<String> {
     let date = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).ok()?;
     let (hour, minute, second, milli) = date.time().as_hms_milli();
     (date.year() >= 0).then(|| {

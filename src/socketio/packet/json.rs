@@ -88,7 +88,11 @@ fn read_id(text: &str, at: &mut usize) -> Result<Option<u64>, PeerMisbehaved> {
 }
 
 /// Checks the payload of a packet completely; `None` when there is none.
-fn read_payload(payload: Str, kind: u8, attachments: usize) -> Result<Option<Str>, PeerMisbehaved> {
+pub(super) fn read_payload(
+    payload: Str,
+    kind: u8,
+    attachments: usize,
+) -> Result<Option<Str>, PeerMisbehaved> {
     let Some(first) = payload.as_bytes().first() else {
         return Ok(None);
     };

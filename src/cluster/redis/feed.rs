@@ -1,0 +1,435 @@
+//! What one stream of Redis owes this node, and this node the stream. A value without I/O.
+//!
+//! # Contract
+//!
+//! Own messages go in by [`Feed::push`] and to Redis in batches ([`Feed::take_batch`], then
+//! [`Feed::stored`] or [`Feed::refused`]). Whatever is read from the stream goes through
+//! [`Feed::read`], which says what to do with it: own messages are delivered *when they come back*, so
+//! that every node sees the stream's order (G2).
+//!
+//! When Redis does not give them back in time, [`Feed::overdue`] gives them out for delivery on this node
+//! (G6); they are still published, and skipped when they come back.
+//!
+//! After a lost connection nobody knows which part of the last batch was stored. The owner reads the
+//! stream to its end first and then calls [`Feed::caught_up`]: what has not been seen by then was not
+//! stored and is sent again. (The owner has made sure that the old connection can store nothing more.)
+//!
+//! Every own entry carries a number (field `q`); numbers of one node only rise, so that a receiver can
+//! tell a repetition, whatever caused it.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::cluster::message::Message;
+use crate::cluster::wire::StreamId;
+use crate::cluster::BusFull;
+use crate::engine::packet::Str;
+
+/// Field and value pairs of one entry.
+pub(super) type Fields = Vec<(&'static str, String)>;
+
+/// An own message on its way.
+#[derive(Debug)]
+struct Item {
+    number: u64,
+    nsp: Str,
+    message: Message,
+    fields: Fields,
+    bytes: usize,
+    due: Instant,
+    state: State,
+    delivered: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    /// Given to Redis; no answer yet.
+    Sent,
+    Stored(StreamId),
+}
+
+/// What to do with an entry that was read.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// Another node's: decode and deliver it.
+    Foreign,
+    /// Ours, and due for delivery here.
+    Own { nsp: Str, message: Message },
+    /// Ours and delivered before, or a repetition: nothing.
+    Known,
+}
+
+/// Bounds and times.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    /// Bytes of own messages that may be under way.
+    pub(super) bytes: usize,
+    /// How long Redis may take to give an own message back before it is delivered here all the same.
+    pub(super) local_deadline: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Feed {
+    items: VecDeque<Item>,
+    bytes: usize,
+    limits: Limits,
+    next_number: u64,
+    cursor: StreamId,
+    /// The highest number of each other node, by its uid.
+    numbers: HashMap<String, u64>,
+    /// Own messages that Redis had confirmed and dropped before they were read; see [`Feed::take_lost`].
+    lost: Vec<(Str, Message)>,
+}
+
+/// Other nodes that are remembered; past it all are forgotten, which only weakens a second line of defence.
+const MAX_NODES: usize = 4096;
+
+impl Feed {
+    pub(super) fn new(cursor: StreamId, limits: Limits) -> Self {
+        Self {
+            items: VecDeque::new(),
+            bytes: 0,
+            limits,
+            next_number: 0,
+            cursor,
+            numbers: HashMap::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    /// The last entry that was read.
+    pub(super) fn cursor(&self) -> StreamId {
+        self.cursor
+    }
+
+    /// Reading goes on behind this entry.
+    pub(super) fn move_to(&mut self, cursor: StreamId) {
+        self.cursor = cursor;
+    }
+
+    /// Own messages that are under way.
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Bytes of them.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes an own message.
+    ///
+    /// # Errors
+    /// [`BusFull`] when too much is under way already; a single message of any size fits.
+    pub(super) fn push(
+        &mut self,
+        now: Instant,
+        nsp: Str,
+        message: Message,
+        mut fields: Fields,
+    ) -> Result<(), BusFull> {
+        let bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if !self.items.is_empty() && self.bytes + bytes > self.limits.bytes {
+            return Err(BusFull);
+        }
+        self.next_number += 1;
+        fields.push(("q", self.next_number.to_string()));
+        self.bytes += bytes;
+        self.items.push_back(Item {
+            number: self.next_number,
+            nsp,
+            message,
+            fields,
+            bytes,
+            due: now + self.limits.local_deadline,
+            state: State::Waiting,
+            delivered: false,
+        });
+        Ok(())
+    }
+
+    /// The next messages to store, in order; they count as sent from now on.
+    pub(super) fn take_batch(&mut self, max: usize) -> Vec<(u64, Fields)> {
+        let waiting = self.items.iter_mut().filter(|item| item.state == State::Waiting);
+        waiting
+            .take(max)
+            .map(|item| {
+                item.state = State::Sent;
+                (item.number, item.fields.clone())
+            })
+            .collect()
+    }
+
+    /// Is there something to store?
+    pub(super) fn has_waiting(&self) -> bool {
+        self.items.iter().any(|item| item.state == State::Waiting)
+    }
+
+    /// Redis has stored it. (It may have been read already.)
+    pub(super) fn stored(&mut self, number: u64, id: StreamId) {
+        if let Some(item) = self.find(number) {
+            item.state = State::Stored(id);
+        }
+    }
+
+    /// Redis has refused the whole batch, storing none of it: it waits again.
+    pub(super) fn refused(&mut self, numbers: &[u64]) {
+        for number in numbers {
+            if let Some(item) = self.find(*number) {
+                item.state = State::Waiting;
+            }
+        }
+    }
+
+    /// An entry of the stream, in the stream's order. `own`: its uid is one of this node's.
+    pub(super) fn read(&mut self, id: StreamId, uid: &str, own: bool, number: Option<u64>) -> Read {
+        self.cursor = id;
+        self.drop_passed(id);
+        if !own {
+            return self.read_foreign(uid, number);
+        }
+        let Some(at) = number.and_then(|number| self.position(number)) else { return Read::Known };
+        let item = self.items.remove(at).expect("the position is an item's");
+        self.bytes -= item.bytes;
+        match item.delivered {
+            true => Read::Known,
+            false => Read::Own { nsp: item.nsp, message: item.message },
+        }
+    }
+
+    fn read_foreign(&mut self, uid: &str, number: Option<u64>) -> Read {
+        let Some(number) = number else { return Read::Foreign }; // a Node peer's
+        if let Some(last) = self.numbers.get_mut(uid) {
+            if number <= *last {
+                return Read::Known;
+            }
+            *last = number;
+            return Read::Foreign;
+        }
+        if self.numbers.len() >= MAX_NODES {
+            self.numbers.clear();
+        }
+        self.numbers.insert(uid.to_owned(), number);
+        Read::Foreign
+    }
+
+    /// Messages that the stream has passed without showing them: it was trimmed, or lost data.
+    fn drop_passed(&mut self, id: StreamId) {
+        while let Some(front) = self.items.front() {
+            if !matches!(front.state, State::Stored(stored) if stored < id) {
+                return;
+            }
+            let item = self.items.pop_front().expect("there is a front");
+            self.bytes -= item.bytes;
+            if !item.delivered {
+                self.lost.push((item.nsp, item.message));
+            }
+        }
+    }
+
+    /// Own messages that Redis had confirmed and has lost since, to be delivered on this node at least.
+    pub(super) fn take_lost(&mut self) -> Vec<(Str, Message)> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// The stream was read to its end on a new connection: what was sent and not seen was not stored, and
+    /// waits again; what was confirmed and not seen is lost.
+    pub(super) fn caught_up(&mut self) {
+        let mut kept = VecDeque::with_capacity(self.items.len());
+        for mut item in self.items.drain(..) {
+            match item.state {
+                State::Stored(_) => {
+                    self.bytes -= item.bytes;
+                    if !item.delivered {
+                        self.lost.push((item.nsp, item.message));
+                    }
+                }
+                State::Sent | State::Waiting => {
+                    item.state = State::Waiting;
+                    kept.push_back(item);
+                }
+            }
+        }
+        self.items = kept;
+    }
+
+    /// Redis is known to be away: everything is due now.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        for item in &mut self.items {
+            item.due = item.due.min(now);
+        }
+    }
+
+    /// Messages that Redis has not given back in time, for delivery on this node.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(Str, Message)> {
+        let late = self.items.iter_mut().filter(|item| !item.delivered && item.due <= now);
+        late.map(|item| {
+            item.delivered = true;
+            (item.nsp.clone(), item.message.clone())
+        })
+        .collect()
+    }
+
+    /// When [`Feed::overdue`] has something to say next.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.items.iter().find(|item| !item.delivered).map(|item| item.due)
+    }
+
+    fn position(&self, number: u64) -> Option<usize> {
+        self.items.binary_search_by_key(&number, |item| item.number).ok()
+    }
+
+    fn find(&mut self, number: u64) -> Option<&mut Item> {
+        let at = self.position(number)?;
+        self.items.get_mut(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::message::Target;
+
+    fn limits() -> Limits {
+        Limits { bytes: 1_000, local_deadline: Duration::from_millis(500) }
+    }
+
+    fn id(ms: u64) -> StreamId {
+        StreamId { ms, seq: 0 }
+    }
+
+    fn message(name: &str) -> Message {
+        let rooms = vec![Str::copy_from_slice(name)];
+        Message::Join { target: Target::default(), rooms }
+    }
+
+    fn name(message: &Message) -> String {
+        match message {
+            Message::Join { rooms, .. } => rooms[0].to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn feed(names: &[&str]) -> (Feed, Instant) {
+        let mut feed = Feed::new(id(0), limits());
+        let now = Instant::now();
+        for name in names {
+            feed.push(now, "/".into(), message(name), vec![("data", (*name).into())]).unwrap();
+        }
+        (feed, now)
+    }
+
+    fn numbers(batch: &[(u64, Fields)]) -> Vec<u64> {
+        batch.iter().map(|(number, _)| *number).collect()
+    }
+
+    fn own(feed: &mut Feed, ms: u64, number: u64) -> Option<String> {
+        match feed.read(id(ms), "me", true, Some(number)) {
+            Read::Own { message, .. } => Some(name(&message)),
+            Read::Known => None,
+            Read::Foreign => panic!("foreign"),
+        }
+    }
+
+    fn names(messages: Vec<(Str, Message)>) -> Vec<String> {
+        messages.iter().map(|(_, message)| name(message)).collect()
+    }
+
+    #[test]
+    fn own_messages_are_delivered_when_they_come_back_also_before_the_answer() {
+        let (mut feed, _) = feed(&["a", "b"]);
+        assert_eq!(numbers(&feed.take_batch(10)), [1, 2]);
+        assert!(feed.take_batch(10).is_empty());
+        assert_eq!(own(&mut feed, 1, 1), Some("a".into()));
+        feed.stored(1, id(1));
+        feed.stored(2, id(2));
+        assert_eq!(own(&mut feed, 2, 2), Some("b".into()));
+        assert_eq!((feed.len(), feed.bytes()), (0, 0));
+        assert_eq!(own(&mut feed, 3, 2), None, "a repetition");
+    }
+
+    #[test]
+    fn after_a_lost_connection_only_what_was_not_stored_is_sent_again() {
+        let (mut feed, _) = feed(&["a", "b", "c", "d"]);
+        feed.take_batch(3);
+        feed.stored(1, id(1));
+        // the connection breaks; on the next one the stream shows a and b
+        assert_eq!(own(&mut feed, 1, 1), Some("a".into()));
+        assert_eq!(own(&mut feed, 2, 2), Some("b".into()));
+        feed.caught_up();
+        assert_eq!(numbers(&feed.take_batch(10)), [3, 4]);
+        assert!(feed.take_lost().is_empty());
+    }
+
+    #[test]
+    fn a_refused_batch_waits_again_in_its_place() {
+        let (mut feed, _) = feed(&["a", "b", "c"]);
+        let batch = feed.take_batch(2);
+        feed.refused(&numbers(&batch));
+        assert_eq!(numbers(&feed.take_batch(10)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn late_messages_are_delivered_here_in_order_and_not_twice() {
+        let (mut feed, now) = feed(&["a", "b"]);
+        feed.take_batch(10);
+        assert!(feed.overdue(now + Duration::from_millis(499)).is_empty());
+        assert_eq!(names(feed.overdue(now + Duration::from_millis(500))), ["a", "b"]);
+        assert!(feed.overdue(now + Duration::from_secs(9)).is_empty());
+        assert_eq!(feed.next_due(), None);
+        assert_eq!(own(&mut feed, 1, 1), None);
+        assert_eq!(own(&mut feed, 2, 2), None);
+        assert_eq!(feed.len(), 0);
+    }
+
+    #[test]
+    fn when_redis_is_away_nothing_waits_for_it() {
+        let (mut feed, now) = feed(&["a"]);
+        feed.hurry(now);
+        assert_eq!(names(feed.overdue(now)), ["a"]);
+        assert!(feed.has_waiting(), "it is still to be published");
+    }
+
+    #[test]
+    fn what_redis_confirmed_and_lost_is_delivered_here() {
+        let (mut feed, _) = feed(&["a", "b", "c"]);
+        feed.take_batch(10);
+        for number in 1..=3 {
+            feed.stored(number, id(number));
+        }
+        assert_eq!(own(&mut feed, 2, 2), Some("b".into()), "the stream starts behind a");
+        assert_eq!(names(feed.take_lost()), ["a"]);
+        feed.caught_up(); // restarted without its data
+        assert_eq!(names(feed.take_lost()), ["c"]);
+        assert!(!feed.has_waiting());
+    }
+
+    #[test]
+    fn repetitions_of_other_nodes_are_dropped_and_node_peers_are_not_numbered() {
+        let (mut feed, _) = feed(&[]);
+        let mut read = |ms, uid, number| matches!(feed.read(id(ms), uid, false, number), Read::Foreign);
+        assert!(read(1, "x", Some(1)));
+        assert!(!read(2, "x", Some(1)));
+        assert!(read(3, "y", Some(1)));
+        assert!(read(4, "x", Some(2)));
+        assert!(read(5, "node", None));
+        assert!(read(6, "node", None));
+        assert_eq!(feed.cursor(), id(6));
+    }
+
+    #[test]
+    fn the_bound_holds_and_one_large_message_fits() {
+        let mut feed = Feed::new(id(0), limits());
+        let mut push = |bytes: usize| {
+            feed.push(Instant::now(), "/".into(), message("x"), vec![("d", "x".repeat(bytes - 1))])
+        };
+        assert_eq!(push(5_000), Ok(()));
+        assert_eq!(push(1), Err(BusFull));
+        let mut feed = Feed::new(id(0), limits());
+        let mut push = |bytes: usize| {
+            feed.push(Instant::now(), "/".into(), message("x"), vec![("d", "x".repeat(bytes - 1))])
+        };
+        assert_eq!((push(500), push(500), push(1)), (Ok(()), Ok(()), Err(BusFull)));
+    }
+}

@@ -1,0 +1,155 @@
+//! Questions to the other nodes that wait for their answers.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::cluster::message::Reply;
+
+/// Where the answers of one request go, and how many are still to come.
+#[derive(Debug)]
+struct Waiting {
+    replies: mpsc::UnboundedSender<Reply>,
+    /// Nodes that have not answered.
+    nodes: usize,
+    /// Acknowledgements that were announced and have not come.
+    acks: usize,
+    /// Does a node answer with a count first and acknowledgements after it?
+    counts_acks: bool,
+}
+
+impl Waiting {
+    fn is_done(&self) -> bool {
+        self.nodes == 0 && self.acks == 0
+    }
+}
+
+/// All requests of this node, by their id.
+#[derive(Debug, Default)]
+pub(super) struct Requests(Mutex<HashMap<String, Waiting>>);
+
+impl Requests {
+    /// Begins to wait for so many nodes.
+    pub(super) fn begin(
+        &self,
+        id: String,
+        replies: mpsc::UnboundedSender<Reply>,
+        nodes: usize,
+        counts_acks: bool,
+    ) {
+        let waiting = Waiting { replies, nodes, acks: 0, counts_acks };
+        if !waiting.is_done() {
+            self.0.lock().insert(id, waiting);
+        }
+    }
+
+    /// An answer came; one that nobody waits for is ignored. When it is the last, the channel ends.
+    pub(super) fn answer(&self, id: &str, reply: Reply) {
+        let mut requests = self.0.lock();
+        let Some(waiting) = requests.get_mut(id) else { return };
+        match &reply {
+            Reply::ClientCount(count) if waiting.counts_acks => {
+                waiting.nodes = waiting.nodes.saturating_sub(1);
+                waiting.acks += count;
+            }
+            Reply::Ack(_) => waiting.acks = waiting.acks.saturating_sub(1),
+            _ => waiting.nodes = waiting.nodes.saturating_sub(1),
+        }
+        let gone = waiting.replies.send(reply).is_err();
+        if gone || waiting.is_done() {
+            requests.remove(id);
+        }
+    }
+
+    /// So many nodes are left in the cluster: there cannot be more answers than that. `false`: the request
+    /// is over.
+    pub(super) fn limit(&self, id: &str, nodes: usize) -> bool {
+        let mut requests = self.0.lock();
+        let Some(waiting) = requests.get_mut(id) else { return false };
+        if waiting.replies.is_closed() {
+            requests.remove(id);
+            return false;
+        }
+        if waiting.nodes > nodes {
+            let _ = waiting.replies.send(Reply::Missing(waiting.nodes - nodes));
+            waiting.nodes = nodes;
+        }
+        if waiting.is_done() {
+            requests.remove(id);
+            return false;
+        }
+        true
+    }
+
+    /// No answers will come: the connection is gone.
+    pub(super) fn fail_all(&self) {
+        for (_, waiting) in self.0.lock().drain() {
+            let _ = waiting.replies.send(Reply::Missing(waiting.nodes.max(1)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(requests: &Requests, nodes: usize, acks: bool) -> mpsc::UnboundedReceiver<Reply> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        requests.begin("r".into(), sender, nodes, acks);
+        receiver
+    }
+
+    fn is_over(receiver: &mut mpsc::UnboundedReceiver<Reply>) -> bool {
+        loop {
+            match receiver.try_recv() {
+                Ok(_) => {}
+                Err(error) => return error == mpsc::error::TryRecvError::Disconnected,
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_ends_with_the_last_node() {
+        let requests = Requests::default();
+        let mut receiver = begin(&requests, 2, false);
+        requests.answer("r", Reply::Sockets(Vec::new()));
+        requests.answer("unknown", Reply::Sockets(Vec::new()));
+        assert!(!is_over(&mut receiver));
+        requests.answer("r", Reply::Sockets(Vec::new()));
+        assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn a_broadcast_ends_with_the_last_acknowledgement_that_was_announced() {
+        let requests = Requests::default();
+        let mut receiver = begin(&requests, 2, true);
+        requests.answer("r", Reply::ClientCount(1));
+        requests.answer("r", Reply::ClientCount(0));
+        assert!(!is_over(&mut receiver));
+        let args = crate::socketio::packet::Codec::Json.args(None, &1).unwrap();
+        requests.answer("r", Reply::Ack(args));
+        assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn a_node_that_is_gone_is_not_waited_for_and_named() {
+        let requests = Requests::default();
+        let mut receiver = begin(&requests, 2, false);
+        requests.answer("r", Reply::Sockets(Vec::new()));
+        assert!(!requests.limit("r", 0));
+        assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
+        assert!(matches!(receiver.try_recv(), Ok(Reply::Missing(1))));
+        assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn no_nodes_no_waiting_and_a_lost_connection_ends_all() {
+        let requests = Requests::default();
+        assert!(is_over(&mut begin(&requests, 0, false)));
+        let mut receiver = begin(&requests, 3, false);
+        requests.fail_all();
+        assert!(matches!(receiver.try_recv(), Ok(Reply::Missing(3))));
+        assert!(is_over(&mut receiver));
+    }
+}

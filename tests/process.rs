@@ -1,0 +1,283 @@
+//! The real binary: how it starts, what it answers, how it ends.
+
+#![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use quicket::TransportKind::{self, Polling, WebSocket};
+use serde_json::{Value, json};
+use support::socketio::{Client, End};
+use support::{eventually, within};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quicket"));
+    command.env_clear().env("LISTEN_ADDRESS", "127.0.0.1");
+    command.envs(environment.iter().copied()).args(arguments);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// What a run that ends by itself says: its exit code, standard output and standard error.
+async fn output(arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+    let output = within("the process", command(arguments, environment).output()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A process that serves.
+struct Process {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    address: SocketAddr,
+}
+
+impl Process {
+    /// Starts it on a free port, which its log names.
+    async fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = command(arguments, environment);
+        if !environment.iter().any(|(name, _)| *name == "PORT") {
+            command.env("PORT", "0");
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut process = Self { child, log, address: ([127, 0, 0, 1], 0).into() };
+        let line = process.line("http://localhost:").await;
+        let port = line.split("http://localhost:").nth(1).unwrap();
+        let digits = port.find(|c: char| !c.is_ascii_digit()).unwrap_or(port.len());
+        process.address.set_port(port[..digits].parse().unwrap());
+        let readyz = || process.get("/readyz");
+        // bound is not yet serving
+        while readyz().await.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+        process
+    }
+
+    /// The next line of the log that contains `text`.
+    async fn line(&mut self, text: &str) -> String {
+        loop {
+            let line = within(text, self.log.next_line()).await.unwrap();
+            let line = line.unwrap_or_else(|| panic!("the log ended without {text}"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        get(self.address, path).await
+    }
+
+    /// `kill`, as people and Kubernetes use it.
+    async fn signal(&self, name: &str) {
+        let id = self.child.id().unwrap().to_string();
+        let status = Command::new("kill").args([format!("-{name}"), id]).status().await;
+        assert!(status.unwrap().success());
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        within("the end of the process", self.child.wait()).await.unwrap()
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let answer = reqwest::get(format!("http://{address}{path}")).await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn it_serves_the_whiteboard_and_says_how_it_is() {
+    let process = Process::start(&[], &[]).await;
+    for path in ["/healthz", "/readyz", "/acceptz"] {
+        assert_eq!(process.get(path).await, (200, "ok\n".to_owned()), "{path}");
+    }
+    let (status, metrics) = process.get("/metrics").await;
+    assert_eq!(status, 200);
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(metrics.contains(&format!("quicket_build_info{{version=\"{version}\"}} 1")));
+    assert!(metrics.ends_with("# EOF\n"));
+    let (status, page) = process.get("/").await;
+    let dist = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("frontend/dist/index.html");
+    if status == 200 {
+        assert!(page.contains("<script"), "{page}");
+    } else {
+        assert!(!dist.exists() || !cfg!(debug_assertions), "the page is built");
+        assert_eq!(status, 404);
+        assert!(page.contains("make frontend"), "{page}");
+    }
+    assert_eq!(process.get("/nothing").await.0, 404);
+    // two people at one board, on different transports
+    let mut anna = Client::open(process.address, TransportKind::WebTransport).await;
+    let mut ben = Client::open(process.address, Polling).await;
+    anna.join("/").await;
+    ben.join("/").await;
+    anna.emit(json!(["drawing", { "x0": 0.25, "y0": 0, "x1": 1, "y1": 1, "color": "red" }])).await;
+    let expected = json!({ "x0": 0.25, "y0": 0, "x1": 1, "y1": 1, "color": "red" });
+    assert_eq!(ben.event().await, json!(["drawing", expected]));
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_names_every_mistake_at_once() {
+    let environment = [("PORT", "many"), ("PING_INTERVAL", "never")];
+    for check in [&[][..], &["--check-config"]] {
+        let mut arguments = check.to_vec();
+        arguments.extend(["--max-payload", "-5", "--colour", "red"]);
+        let (code, stdout, stderr) = output(&arguments, &environment).await;
+        assert_eq!((code, stdout.as_str()), (64, ""), "{stderr}");
+        for part in ["port", "many", "ping-interval", "never", "max-payload", "-5", "--colour"] {
+            assert!(stderr.contains(part), "{part} is not in\n{stderr}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn its_switches_print_and_do_nothing_else() {
+    let (code, stdout, stderr) = output(&["--check-config"], &[("PORT", "3000")]).await;
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("good"), "{stdout}");
+    let (code, stdout, _) = output(&["--version"], &[]).await;
+    assert_eq!((code, stdout.trim()), (0, concat!("quicket ", env!("CARGO_PKG_VERSION"))));
+    let (code, help, _) = output(&["--help"], &[]).await;
+    assert_eq!(code, 0);
+    // the table of the settings is generated from the same source; see config::settings
+    let table = include_str!("../docs/configuration.md");
+    let flags = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let flags: Vec<_> = flags.collect();
+    assert!(flags.len() > 20, "{flags:?}");
+    for flag in flags {
+        assert!(help.contains(&format!("{flag} <")), "{flag} is not in\n{help}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_a_clear_error() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = taken.local_addr().unwrap();
+    let port = address.port().to_string();
+    let (code, _, stderr) = output(&[], &[("PORT", &port)]).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains(&format!("cannot listen on {address} (tcp)")), "{stderr}");
+    drop(taken);
+    let taken = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    let address = taken.local_addr().unwrap();
+    let port = address.port().to_string();
+    let (code, _, stderr) = output(&[], &[("PORT", &port)]).await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains(&format!("cannot listen on {address} (udp)")), "{stderr}");
+    // without WebTransport nobody needs that port
+    let environment = [("PORT", port.as_str()), ("TRANSPORTS", "polling,websocket")];
+    let process = Process::start(&[], &environment).await;
+    assert_eq!(process.address, address);
+}
+
+#[tokio::test]
+async fn settings_come_from_the_file_too() {
+    let file = std::env::temp_dir().join(format!("quicket-{}.toml", std::process::id()));
+    std::fs::write(&file, "port = 0\nping_interval = \"7s\"\nping_timeout = \"3s\"\n").unwrap();
+    let path = file.to_str().unwrap();
+    let flags = ["--config", path, "--ping-timeout", "4s", "--log-format", "json"];
+    let mut process = Process::start(&flags, &[("PORT", "0")]).await;
+    let client = Client::open(process.address, WebSocket).await;
+    assert_eq!(client.open["pingInterval"], 7_000);
+    assert_eq!(client.open["pingTimeout"], 4_000, "a flag wins");
+    process.signal("TERM").await;
+    let line: Value = serde_json::from_str(&process.line("SIGTERM").await).unwrap();
+    assert_eq!(line["level"], "INFO");
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn health_and_metrics_can_have_a_port_of_their_own() {
+    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let admin = free.local_addr().unwrap();
+    drop(free);
+    let port = admin.port().to_string();
+    let mut command = command(&["--admin-port", &port], &[("PORT", "0")]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = within("the address", log.next_line()).await.unwrap().unwrap();
+    let main = line.rsplit(':').next().unwrap().parse().unwrap();
+    let main = SocketAddr::from(([127, 0, 0, 1], main));
+    eventually("the admin port", || std::net::TcpStream::connect(admin).is_ok()).await;
+    assert_eq!(get(admin, "/healthz").await.0, 200);
+    assert_eq!(get(admin, "/metrics").await.0, 200);
+    for path in ["/metrics", "/healthz", "/readyz", "/acceptz"] {
+        assert_eq!(get(main, path).await.0, 404, "{path}");
+    }
+    assert_eq!(get(admin, "/socket.io/?EIO=4&transport=polling").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_signal_ends_every_client_in_the_way_of_its_transport() {
+    for signal in ["TERM", "INT"] {
+        let mut process = Process::start(&[], &[]).await;
+        let mut clients = Vec::new();
+        for kind in TransportKind::ALL {
+            let mut client = Client::open(process.address, kind).await;
+            client.join("/").await;
+            clients.push(tokio::spawn(async move {
+                let end = client.end().await;
+                (kind, end)
+            }));
+        }
+        // the last one waits for its packet when the signal comes
+        process.signal(signal).await;
+        for client in clients {
+            let (kind, (before, end)) = within("a client's end", client).await.unwrap();
+            assert_eq!(before, [], "{kind}: no DISCONNECT, or clients would not come back");
+            let expected = if kind == Polling { End::Packet } else { End::Code(1001) };
+            assert_eq!(end, expected, "{kind}");
+        }
+        assert_eq!(process.ended().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_drains_says_so_and_a_second_signal_ends_it_at_once() {
+    let mut process = Process::start(&["--shutdown-grace", "60s"], &[]).await;
+    // a client that does not fetch its last packet keeps the server waiting
+    let mut client = Client::open(process.address, Polling).await;
+    client.join("/").await;
+    process.signal("TERM").await;
+    process.line("SIGTERM").await;
+    // no new sessions; but a process that is failed for draining would lose its QUIC traffic
+    while process.get("/acceptz").await.0 != 503 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(process.get("/readyz").await.0, 200);
+    assert_eq!(process.get("/healthz").await.0, 200);
+    assert_eq!(process.get("/metrics").await.0, 200);
+    let (status, _) = process.get("/socket.io/?EIO=4&transport=polling").await;
+    assert_eq!(status, 403);
+    let asked = Instant::now();
+    process.signal("TERM").await;
+    assert_eq!(process.ended().await.code(), Some(1));
+    assert!(asked.elapsed() < Duration::from_secs(10), "not at once");
+}
+
+#[tokio::test]
+async fn a_client_that_fetches_its_last_packet_late_ends_properly() {
+    let mut process = Process::start(&[], &[]).await;
+    let mut client = Client::open(process.address, Polling).await;
+    client.join("/").await;
+    process.signal("TERM").await;
+    process.line("SIGTERM").await;
+    client.ends_properly(1001).await;
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_grace_period_is_the_longest_that_an_end_can_take() {
+    let mut process = Process::start(&["--shutdown-grace", "100ms"], &[]).await;
+    let mut client = Client::open(process.address, Polling).await;
+    client.join("/").await;
+    process.signal("TERM").await;
+    process.line("grace period").await;
+    assert_eq!(process.ended().await.code(), Some(1), "a session was cut off");
+}
