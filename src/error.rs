@@ -324,6 +324,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The cluster cannot be joined.
+    #[error("cluster: {0}")]
+    Bus(String),
     /// `serve` was called before, and a server serves once.
     #[error("the server serves already, or has done so")]
     AlreadyServing,

@@ -146,14 +146,14 @@ fn fast_heartbeat() -> EngineConfig {
 
 async fn the_server_pings_and_a_pong_keeps_the_session(kind: TransportKind) {
     let server = TestServer::echo(fast_heartbeat()).await;
-    let mut client = server.connect(kind).await;
     let opened = Instant::now();
+    let mut client = server.connect(kind).await;
     // longer than one interval and one timeout together
     for _ in 0..5 {
         assert_eq!(client.recv().await, "2".into());
         client.send("3").await;
     }
-    assert!(opened.elapsed() >= Duration::from_millis(490));
+    assert!(opened.elapsed() >= Duration::from_millis(500));
     client.echoes("still there").await;
     client.send("1").await;
     server.end().await;
@@ -249,8 +249,7 @@ async fn the_server_closes_after_what_is_queued(kind: TransportKind) {
             assert_eq!(after.summary(), (400, r#"{"code":1,"message":"Session ID unknown"}"#));
         }
         Link::WebTransport(link) => {
-            let closed = within("the session's end", link.connection.closed()).await;
-            assert!(closed.to_string().contains("closed by peer"), "{closed}");
+            within("the session's end", link.connection.closed()).await;
         }
     }
     assert_eq!(server.session_end().await, CloseReason::ForcedClose);

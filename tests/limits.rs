@@ -19,6 +19,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use support::client::{Link, WebTransportLink, websocket_frame};
 use support::http::Request;
+use support::server::echo;
 use support::{Client, Frame, TestServer, engine, eventually, on_every_transport, within};
 
 on_every_transport!(
@@ -326,4 +327,36 @@ async fn neighbours_do_not_notice() {
     }
     assert_eq!(server.server.session_count(), 3);
     server.end().await;
+}
+
+/// Whatever its peers are up to, a server that has ended has left its runtime.
+#[tokio::test]
+async fn a_server_that_ended_leaves_no_task_behind() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let config = EngineConfig { poll_close_timeout: Duration::from_millis(100), ..engine() };
+    let server = TestServer::start_on(runtime.handle(), config, echo, |builder| builder).await;
+    let mut peers = Vec::new();
+    for kind in Kind::ALL {
+        let mut client = server.connect(kind).await;
+        client.echoes("here").await;
+        peers.push(client);
+    }
+    let polling = server.connect(Polling).await;
+    let target = TestServer::target(Polling, Some(&polling.sid));
+    let waiting = Request::get(&target).start(server.address).await;
+    let half = half_a_post(&server, &polling).await;
+    let probed = server.connect(Polling).await;
+    let probes = [
+        Link::attach(&server, WebSocket, &probed.sid).await,
+        Link::attach(&server, WebTransport, &probed.sid).await,
+    ];
+    let silent_tcp = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let silent_stream = WebTransportLink::connect(&server).await.unwrap();
+    let metrics = runtime.handle().metrics();
+    assert!(metrics.num_alive_tasks() > 5, "the tasks are not where this looks for them");
+    server.end().await;
+    eventually("all tasks to end", || metrics.num_alive_tasks() == 0).await;
+    drop((peers, waiting, half, probes, silent_tcp, silent_stream));
+    runtime.shutdown_background();
 }

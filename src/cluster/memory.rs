@@ -9,8 +9,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
 use super::message::{Message, Request};
-use super::{Bus, BusFull, Log, Replica, Replies};
+use super::{Bus, Log, Replica, Replies};
 use crate::engine::packet::Str;
+use crate::error::EmitError;
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -44,10 +45,14 @@ impl Bus for MemoryBus {
         drop(replicas);
         Arc::new(MemoryLog { shared, own: replica })
     }
+
+    fn is_degraded(&self) -> bool {
+        false
+    }
 }
 
 impl Log for MemoryLog {
-    fn publish(&self, message: Message) -> Result<(), BusFull> {
+    fn publish(&self, message: Message) -> Result<(), EmitError> {
         let _order = self.shared.order.lock();
         // copied: a delivery may end a namespace, and another may be attached meanwhile
         let replicas: Vec<_> =
@@ -84,6 +89,10 @@ mod tests {
             if let Message::Join { rooms, .. } = message {
                 self.0.lock().push(rooms[0].to_string());
             }
+        }
+
+        fn addresses(&self, _: &Target) -> bool {
+            true
         }
 
         fn answer(&self, _: &Request, replies: mpsc::UnboundedSender<Reply>) {

@@ -70,9 +70,10 @@ pub(crate) enum Request {
     FetchSockets {
         target: Target,
     },
-    /// An event for the applications of the other nodes, which each answer once.
+    /// An event for the applications of the other nodes, which each answer once if that is wanted.
     ServerSideEmit {
         args: Args,
+        wanted: bool,
     },
 }
 
@@ -88,7 +89,6 @@ pub(crate) enum Reply {
     /// What the application of one node said to a server-side event.
     ServerSideAnswer(Args),
     /// So many nodes are gone and will not answer.
-    #[expect(dead_code, reason = "the Redis bus will make it")]
     Missing(usize),
 }
 

@@ -12,20 +12,24 @@
 
 pub(crate) mod memory;
 pub(crate) mod message;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the Redis bus will use it"))]
+pub(crate) mod redis;
 pub(crate) mod wire;
 
 use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
 
-use self::message::{Message, Reply, Request};
+use self::message::{Message, Reply, Request, Target};
 use crate::engine::packet::Str;
+use crate::error::EmitError;
 
 /// What connects the nodes. One for a process; [`memory::MemoryBus`] without a cluster.
 pub(crate) trait Bus: Send + Sync {
     /// Joins the log of one namespace. `replica` is delivered to until it is dropped.
     fn attach(&self, nsp: &Str, replica: Weak<dyn Replica>) -> Arc<dyn Log>;
+
+    /// Is the node cut off from the others for now?
+    fn is_degraded(&self) -> bool;
 }
 
 /// The log of one namespace, as one node holds it.
@@ -34,8 +38,8 @@ pub(crate) trait Log: Send + Sync {
     /// before that.
     ///
     /// # Errors
-    /// [`BusFull`]: nothing was appended.
-    fn publish(&self, message: Message) -> Result<(), BusFull>;
+    /// [`EmitError::BusFull`] or [`EmitError::Encode`]: nothing was appended.
+    fn publish(&self, message: Message) -> Result<(), EmitError>;
 
     /// Asks every *other* node.
     fn request(&self, request: Request) -> Replies;
@@ -45,6 +49,9 @@ pub(crate) trait Log: Send + Sync {
 pub(crate) trait Replica: Send + Sync {
     /// Applies the next message of the log to the sockets of this node.
     fn deliver(&self, message: &Message);
+
+    /// Could a socket of this node be meant? A cheap look before a payload is decoded.
+    fn addresses(&self, target: &Target) -> bool;
 
     /// Answers a request of another node. The reply may be more than one (acks of a broadcast), so it is
     /// sent, not returned; dropping the sender says that nothing more comes.

@@ -1,5 +1,6 @@
 //! How values are written: durations, sizes, lists and the like.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::{Compression, LogFormat, OriginPolicy, Parser, SameSite, Transports};
@@ -53,6 +54,20 @@ pub(super) const OFF_OR_PORT: Form<Option<u16>> = Form {
 
 pub(super) const COUNT: Form<usize> =
     Form { placeholder: "COUNT", right: "a whole number", read: digits, show: usize::to_string };
+
+pub(super) const STREAMS: Form<NonZeroU32> = Form {
+    placeholder: "COUNT",
+    right: "a number from 1 to 1000",
+    read: |text| text.parse().ok().filter(|count: &NonZeroU32| count.get() <= 1000),
+    show: |count| count.to_string(),
+};
+
+pub(super) const ENTRIES: Form<u64> = Form {
+    placeholder: "COUNT",
+    right: "a number of entries, at least 1",
+    read: |text| text.parse().ok().filter(|count| *count > 0),
+    show: |count| count.to_string(),
+};
 
 pub(super) const SIZE: Form<usize> = Form {
     placeholder: "SIZE",

@@ -23,10 +23,12 @@ mod flags;
 mod forms;
 mod origin;
 mod parse;
+mod redis;
 mod settings;
 
 pub use origin::OriginPolicy;
 pub use parse::{Command, Strings};
+pub use redis::RedisConfig;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct Config {
     pub socketio: SocketIoConfig,
     /// QUIC and WebTransport.
     pub webtransport: WebTransportConfig,
+    /// The cluster. Default: none, this node is alone.
+    pub redis: RedisConfig,
     /// What is logged, and how.
     pub log: LogConfig,
     /// How long a shutdown may take before the sessions that are left are cut. Default: 10 s.
@@ -56,6 +60,7 @@ impl Default for Config {
             engine: EngineConfig::default(),
             socketio: SocketIoConfig::default(),
             webtransport: WebTransportConfig::default(),
+            redis: RedisConfig::default(),
             log: LogConfig::default(),
             shutdown_grace: Duration::from_secs(10),
         }

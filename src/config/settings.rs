@@ -239,6 +239,30 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Form of the log's lines."),
     setting!("shutdown-grace", shutdown_grace, DURATION, "",
         "How long a shutdown may take before the sessions that are left are cut."),
+    Setting {
+        name: "redis-url", placeholder: "URL", node: "", secret: true,
+        about: "Redis or Valkey that joins nodes into a cluster: redis://, rediss://, redis-sentinel://, redis-cluster://.",
+        read: |config, text| { config.redis.url = (!text.is_empty()).then(|| text.to_owned()); Ok(()) },
+        show: |config| config.redis.url.clone().unwrap_or_default(),
+    },
+    Setting {
+        name: "redis-password", placeholder: "TEXT", node: "", secret: true,
+        about: "Password for Redis; wins over the one in the URL.",
+        read: |config, text| { config.redis.password = (!text.is_empty()).then(|| text.to_owned()); Ok(()) },
+        show: |config| config.redis.password.clone().unwrap_or_default(),
+    },
+    setting!("redis-stream-name", redis.stream_name, TEXT, "streamName",
+        "Name of the stream, or of the streams before their number."),
+    setting!("redis-stream-count", redis.stream_count, STREAMS, "streamCount",
+        "Streams that namespaces are spread over; the same on all nodes."),
+    setting!("redis-channel-prefix", redis.channel_prefix, TEXT, "channelPrefix",
+        "Begins the names of the pub/sub channels."),
+    setting!("redis-sharded-pubsub", redis.sharded_pubsub, SWITCH, "useShardedPubSub",
+        "Use sharded pub/sub (Redis 7 or newer); the same on all nodes."),
+    setting!("redis-max-len", redis.max_len, ENTRIES, "maxLen",
+        "Entries that a stream keeps, about."),
+    setting!("redis-queue-bytes", redis.queue_bytes, SIZE, "",
+        "Bytes of events that may wait for Redis; above it emits are refused."),
 ];
 
 fn tls(config: &mut Config) -> &mut TlsFiles {

@@ -202,6 +202,19 @@ impl Core {
         }
     }
 
+    /// Degraded is ready: failing the probe over Redis would take all nodes away at once.
+    pub(crate) fn readiness(&self) -> (http::StatusCode, &'static str) {
+        if !self.is_ready() {
+            return (http::StatusCode::SERVICE_UNAVAILABLE, "no\n");
+        }
+        match &self.protocol {
+            Protocol::SocketIo(socketio) if socketio.is_degraded() => {
+                (http::StatusCode::OK, "degraded: no connection to Redis\n")
+            }
+            _ => (http::StatusCode::OK, "ok\n"),
+        }
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }

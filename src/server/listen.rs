@@ -197,9 +197,8 @@ where
     let result = tokio::select! {
         result = &mut connection => result,
         () = &mut closed => {
-            // answers what is under way, then closes
             connection.as_mut().graceful_shutdown();
-            connection.await
+            last_answers(connection).await
         }
     };
     log_end(peer, result);
@@ -221,10 +220,16 @@ where
         result = &mut connection => result,
         () = &mut closed => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            last_answers(connection).await
         }
     };
     log_end(peer, result);
+}
+
+/// Answers what is under way, then closes. A connection on which half a request has come, or nothing yet,
+/// would wait for the rest of it.
+async fn last_answers(connection: impl Future<Output = hyper::Result<()>>) -> hyper::Result<()> {
+    tokio::time::timeout(LAST_ANSWERS, connection).await.unwrap_or(Ok(()))
 }
 
 /// The bytes of a request's head.

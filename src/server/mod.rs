@@ -36,12 +36,15 @@ use self::accept::Peer;
 use self::core::{AdmitFn, Core, Protocol, RawFn};
 use self::quic::Quic;
 pub use self::raw::EngineSocket;
+use crate::cluster::Bus;
 use crate::cluster::memory::MemoryBus;
+use crate::cluster::redis::RedisBus;
 use crate::config::Config;
 use crate::engine::NodeTag;
 use crate::engine::handshake::{Handshake, Refusal};
 use crate::error::ServeError;
 use crate::metrics::Metrics;
+use crate::socketio::packet::Codec;
 use crate::socketio::{Auth, DynamicNamespace, Namespace, SocketIo};
 use crate::transport::tls::{Certificates, Source};
 
@@ -99,7 +102,7 @@ impl<S> Builder<S> {
 
     fn core(
         self,
-        protocol: impl FnOnce(S, &Config, &Arc<Metrics>, NodeTag) -> Protocol,
+        protocol: impl FnOnce(S, &Config, &Arc<Metrics>, NodeTag) -> Result<Protocol, ServeError>,
     ) -> Result<Running, ServeError> {
         self.config.check()?;
         let source = match &self.config.tls {
@@ -109,7 +112,7 @@ impl<S> Builder<S> {
         let certificates = Certificates::load(source, SystemTime::now())?;
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let node = NodeTag::new(rand::random());
-        let protocol = protocol(self.kind, &self.config, &metrics, node);
+        let protocol = protocol(self.kind, &self.config, &metrics, node)?;
         let core = Core::new(self.config, metrics, certificates, protocol, self.admit, node);
         Ok(Running {
             core: Arc::new(core),
@@ -126,11 +129,28 @@ impl Builder<ForSocketIo> {
     /// # Errors
     /// [`ServeError::Config`] with every mistake, [`ServeError::Certificate`].
     pub async fn build(self) -> Result<Server, ServeError> {
+        let mut started = None;
         let running = self.core(|_, config, metrics, node| {
-            let bus = Arc::new(MemoryBus::default());
+            let bus: Arc<dyn Bus> = match &config.redis.url {
+                None => {
+                    metrics.bus_connected.set(1);
+                    Arc::new(MemoryBus::default())
+                }
+                Some(_) => {
+                    let codec = Codec::from(config.socketio.parser);
+                    let bus = RedisBus::new(config.redis.clone(), codec, metrics.clone())?;
+                    started = Some(bus.clone());
+                    Arc::new(bus)
+                }
+            };
             let socketio = SocketIo::new(config.socketio.clone(), metrics.clone(), bus, node);
-            Protocol::SocketIo(Arc::new(socketio))
+            Ok(Protocol::SocketIo(Arc::new(socketio)))
         })?;
+        if let Some(bus) = started {
+            // no client is let in before the node knows from where on it has to read
+            let started = tokio::time::timeout(BUS_START, bus.started()).await;
+            started.map_err(|_| ServeError::Bus("Redis did not answer within 30 s".into()))?;
+        }
         Ok(Server(Arc::new(running)))
     }
 }
@@ -141,7 +161,7 @@ impl Builder<ForEngine> {
     /// # Errors
     /// [`ServeError::Config`] with every mistake, [`ServeError::Certificate`].
     pub async fn build(self) -> Result<EngineServer, ServeError> {
-        let running = self.core(|kind, _, _, _| Protocol::Raw(kind.0))?;
+        let running = self.core(|kind, _, _, _| Ok(Protocol::Raw(kind.0)))?;
         Ok(EngineServer(Arc::new(running)))
     }
 }
@@ -347,7 +367,7 @@ impl Running {
         let (ready, accept, metrics) = (self.core.clone(), self.core.clone(), self.core.clone());
         Router::new()
             .route("/healthz", get(move || async move { status(true) }))
-            .route("/readyz", get(move || async move { status(ready.is_ready()) }))
+            .route("/readyz", get(move || async move { ready.readiness() }))
             .route(
                 "/acceptz",
                 get(move || async move { status(accept.is_ready() && !accept.is_stopping()) }),
@@ -441,6 +461,9 @@ impl Running {
         Ok(bound)
     }
 }
+
+/// How long the first connection to Redis may take.
+const BUS_START: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// How long peers may take to hear that QUIC ends here.
 const QUIC_GOODBYE: std::time::Duration = std::time::Duration::from_secs(1);

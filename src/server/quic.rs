@@ -1,20 +1,22 @@
 //! WebTransport sessions: from a QUIC packet to a link with its first Engine.IO packet read.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use http::StatusCode;
+use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, Incoming, TokioRuntime, VarInt};
-use wtransport::endpoint::{IncomingSessionFuture, SessionRequest};
 
 use super::core::{Core, webtransport_handshake};
 use super::registry::Command;
 use crate::engine::handshake::{FirstPacket, HandshakeError};
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
+use crate::transport::webtransport::session::Request;
 use crate::transport::{Link, WebTransport};
 
 /// Streams that a peer may hold open. Engine.IO needs one of its own beside HTTP/3's; quinn reserves
@@ -25,6 +27,16 @@ const UNIDIRECTIONAL_STREAMS: u32 = 8;
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that we keep for a peer that has not acknowledged them.
 const SEND_WINDOW: u64 = 512 * 1024;
+
+/// Bytes of datagrams that are kept, the newest: QUIC must offer them for browsers to speak WebTransport,
+/// and nobody reads them.
+const DATAGRAM_BUFFER: usize = 64 * 1024;
+/// Unfinished handshakes of one address, for those that have proven it and for those that have not. A large
+/// office behind one address stays below: a handshake takes two round trips, and a browser has one at a
+/// time. Whoever leaves them unfinished holds each for `upgrade_timeout`, and must not take all places.
+const PENDING_OF_ADDRESS: usize = 64;
+/// H3_NO_ERROR (RFC 9114 8.1).
+const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 
 /// The UDP side of a server.
 #[derive(Debug)]
@@ -52,7 +64,7 @@ impl Quic {
 
     /// Accepts sessions until the server stops.
     pub(crate) async fn run(&self, core: Arc<Core>) {
-        let pending = Arc::new(AtomicUsize::new(0));
+        let pending = Arc::new(Pending::default());
         let stopped = core.stopped();
         tokio::pin!(stopped);
         loop {
@@ -61,15 +73,15 @@ impl Quic {
                 () = &mut stopped => return,
             };
             let Some(incoming) = incoming else { return };
-            if let Some(slot) = Slot::take(&core, &pending, incoming) {
-                tokio::spawn(slot.serve(core.clone()));
+            if let Some((slot, incoming)) = Slot::take(&core, &pending, incoming) {
+                tokio::spawn(serve(core.clone(), slot, incoming));
             }
         }
     }
 
     /// Tells all peers that are left, and waits until they know.
     pub(crate) async fn close(&self) {
-        self.endpoint.close(VarInt::from_u32(0), b"");
+        self.endpoint.close(NO_ERROR, b"");
         self.endpoint.wait_idle().await;
     }
 }
@@ -85,6 +97,7 @@ fn server_config(core: &Core) -> Result<quinn::ServerConfig, ServeError> {
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window((STREAM_WINDOW * 2).into())
         .send_window(SEND_WINDOW)
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .keep_alive_interval(Some(settings.keep_alive))
         .max_idle_timeout(settings.idle_timeout.try_into().ok())
         .enable_segmentation_offload(settings.segmentation_offload);
@@ -93,78 +106,132 @@ fn server_config(core: &Core) -> Result<quinn::ServerConfig, ServeError> {
     Ok(config)
 }
 
-/// A handshake under way; their number decides how trusting the server is.
+/// Handshakes under way; their number decides how trusting the server is.
+#[derive(Debug, Default)]
+struct Pending(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    /// Those of each address: unproven, proven.
+    of: HashMap<IpAddr, [usize; 2]>,
+}
+
+/// What to do with a newcomer.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Accept,
+    /// The address must be proven first (RFC 9000 8.1.2).
+    Retry,
+    Refuse,
+}
+
+impl Pending {
+    /// Counts a newcomer that is accepted. `limit`: see `webtransport.max_pending_handshakes`.
+    fn enter(&self, limit: usize, address: IpAddr, proven: bool) -> Verdict {
+        let mut counts = self.0.lock();
+        let of = counts.of.get(&address).map_or(0, |of| of[usize::from(proven)]);
+        // a load test, or a tunnel that many clients share
+        let crowd = of >= PENDING_OF_ADDRESS && !address.is_loopback();
+        if counts.all >= limit.saturating_mul(4) || crowd && proven {
+            return Verdict::Refuse;
+        }
+        if !proven && (counts.all >= limit || crowd) {
+            return Verdict::Retry;
+        }
+        counts.all += 1;
+        counts.of.entry(address).or_default()[usize::from(proven)] += 1;
+        Verdict::Accept
+    }
+
+    fn leave(&self, address: IpAddr, proven: bool) {
+        let mut counts = self.0.lock();
+        counts.all -= 1;
+        if let Some(of) = counts.of.get_mut(&address) {
+            of[usize::from(proven)] -= 1;
+            if *of == [0, 0] {
+                counts.of.remove(&address);
+            }
+        }
+    }
+}
+
+/// A handshake that is counted until it is dropped.
 struct Slot {
-    incoming: Incoming,
-    pending: Arc<AtomicUsize>,
+    pending: Arc<Pending>,
+    address: IpAddr,
+    proven: bool,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.pending.leave(self.address, self.proven);
+    }
 }
 
 impl Slot {
-    /// Under load, an address must be proven first (RFC 9000 8.1.2); far above it, newcomers are refused.
-    fn take(core: &Core, pending: &Arc<AtomicUsize>, incoming: Incoming) -> Option<Self> {
+    /// Under load, an address must be proven first; far above it, newcomers are refused.
+    fn take(core: &Core, pending: &Arc<Pending>, incoming: Incoming) -> Option<(Self, Incoming)> {
+        let address = to_canonical(incoming.remote_address()).ip();
+        let proven = incoming.remote_address_validated();
         let limit = core.config.webtransport.max_pending_handshakes;
-        let now = pending.load(Ordering::Relaxed);
-        if now >= limit.saturating_mul(4) {
-            core.metrics.handshakes_refused[HandshakeError::Forbidden].inc();
-            incoming.refuse();
-            return None;
+        match pending.enter(limit, address, proven) {
+            Verdict::Accept => {
+                let slot = Self { pending: pending.clone(), address, proven };
+                return Some((slot, incoming));
+            }
+            Verdict::Retry => {
+                // an error gives it back, and dropping it refuses it
+                let _ = incoming.retry();
+            }
+            Verdict::Refuse => {
+                core.metrics.handshakes_refused[HandshakeError::Forbidden].inc();
+                incoming.refuse();
+            }
         }
-        if now >= limit && !incoming.remote_address_validated() {
-            let _ = incoming.retry();
-            return None;
-        }
-        pending.fetch_add(1, Ordering::Relaxed);
-        Some(Self { incoming, pending: pending.clone() })
-    }
-
-    async fn serve(self, core: Arc<Core>) {
-        let Self { incoming, pending } = self;
-        let _pending = Pending(pending);
-        let peer = incoming.remote_address();
-        // One deadline for all of it (engine.io server.ts `onWebTransportSession`): the QUIC handshake, the
-        // CONNECT request, the stream and its first packet.
-        let deadline = tokio::time::Instant::now() + core.config.engine.upgrade_timeout;
-        let session = async {
-            let request = IncomingSessionFuture::with_quic_incoming(incoming).await;
-            let request = request.map_err(|error| error.to_string())?;
-            accept(&core, request).await
-        };
-        match tokio::time::timeout_at(deadline, session).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%peer, error, "no WebTransport session"),
-            Err(_) => tracing::debug!(%peer, "a WebTransport handshake took too long"),
-        }
+        None
     }
 }
 
-struct Pending(Arc<AtomicUsize>);
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+/// Has one peer, from its first packet until its session runs.
+async fn serve(core: Arc<Core>, slot: Slot, incoming: Incoming) {
+    let peer = incoming.remote_address();
+    // One deadline for all of it (engine.io server.ts `onWebTransportSession`): the QUIC handshake, the
+    // CONNECT request, the stream and its first packet. Whatever is dropped half-way closes the connection.
+    let deadline = tokio::time::Instant::now() + core.config.engine.upgrade_timeout;
+    let session = async {
+        let connection = incoming.accept().map_err(|error| error.to_string())?;
+        let connection = connection.await.map_err(|error| error.to_string())?;
+        accept(&core, connection).await
+    };
+    match tokio::time::timeout_at(deadline, session).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%peer, error, "no WebTransport session"),
+        Err(_) => tracing::debug!(%peer, "a WebTransport handshake took too long"),
     }
+    drop(slot);
 }
 
-async fn accept(core: &Core, request: SessionRequest) -> Result<(), String> {
-    let peer = to_canonical(request.remote_address());
+async fn accept(core: &Core, connection: quinn::Connection) -> Result<(), String> {
+    let peer = to_canonical(connection.remote_address());
+    let request = Request::read(connection).await.map_err(|error| error.to_string())?;
     let handshake =
         webtransport_handshake(request.path(), request.authority(), request.headers(), peer);
     if !handshake.path().starts_with(&core.config.engine.path) {
-        request.not_found().await;
+        request.refuse(StatusCode::NOT_FOUND).await;
         return Err("unknown path".into());
     }
     let handshake = Arc::new(handshake);
     if let Err(refusal) = core.admit(&handshake).await {
         core.refused(&refusal, peer);
-        request.forbidden().await;
+        request.refuse(StatusCode::FORBIDDEN).await;
         return Err(refusal.message().to_owned());
     }
     // Some clients of draft 02 wait for this echo; it harms nobody.
     let draft = handshake.header("sec-webtransport-http3-draft02").is_some();
     let echo = draft.then_some(("sec-webtransport-http3-draft", "draft02"));
-    let connection = request.accept_with_headers(echo).await.map_err(|error| error.to_string())?;
-    let stream = connection.accept_bi().await.map_err(|error| error.to_string())?;
-    let mut link = WebTransport::new(connection, stream, core.config.engine.max_payload);
+    let (session, stream) = request.accept(echo).await.map_err(|error| error.to_string())?;
+    let mut link = WebTransport::new(session, stream, core.config.engine.max_payload);
     let first = poll_fn(|cx| link.poll_read(cx)).await.map_err(|error| broken(core, error))?;
     let first = first.ok_or("closed before its first packet")?;
     let link = Link::WebTransport(Box::new(link));
@@ -198,3 +265,7 @@ fn broken(core: &Core, error: LinkError) -> String {
 pub(crate) fn to_canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+#[path = "quic_tests.rs"]
+mod tests;

@@ -167,7 +167,10 @@ impl Broadcast {
                 reply = receive(&mut remote), if remote_open => match reply {
                     Some(Reply::ClientCount(count)) => answers.missing += count,
                     Some(Reply::Ack(answer)) => answers.take(&answer),
-                    Some(Reply::Missing(_)) => answers.error = Some(AckError::Incomplete),
+                    Some(Reply::Missing(nodes)) => {
+                        answers.missing += nodes;
+                        answers.error = Some(AckError::Incomplete);
+                    }
                     Some(Reply::Sockets(_) | Reply::ServerSideAnswer(_)) => {}
                     None => remote_open = false,
                 },
@@ -180,7 +183,7 @@ impl Broadcast {
     pub async fn fetch_sockets(self) -> Fetched {
         let local = self.namespace.connected(&self.target);
         let mut found: Vec<SocketInfo> = local.iter().map(Socket::info).collect();
-        let mut complete = true;
+        let mut missing = 0;
         if !self.local {
             let request = Request::FetchSockets { target: self.target.clone() };
             let mut replies = self.namespace.log.request(request);
@@ -188,18 +191,18 @@ impl Broadcast {
                 while let Some(reply) = replies.recv().await {
                     match reply {
                         Reply::Sockets(sockets) => found.extend(sockets),
-                        Reply::Missing(_) => complete = false,
+                        Reply::Missing(nodes) => missing += nodes,
                         _ => {}
                     }
                 }
             };
             let timeout = self.timeout.unwrap_or(REQUEST_TIMEOUT);
             let in_time = tokio::time::timeout(timeout, collect).await.is_ok();
-            complete &= in_time;
+            missing += usize::from(!in_time);
         }
         let namespace = Namespace(self.namespace);
         let socket = |info| RemoteSocket { namespace: namespace.clone(), info };
-        Fetched { sockets: found.into_iter().map(socket).collect(), complete }
+        Fetched { sockets: found.into_iter().map(socket).collect(), complete: missing == 0 }
     }
 
     /// Puts the sockets into rooms.
@@ -234,7 +237,7 @@ impl Broadcast {
             crate::cluster::Replica::deliver(&*namespace, &message);
             return Ok(());
         }
-        namespace.log.publish(message).map_err(|_| EmitError::BusFull)
+        namespace.log.publish(message)
     }
 }
 

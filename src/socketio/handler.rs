@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -69,6 +71,8 @@ impl Event {
 #[derive(Debug)]
 pub struct Ack {
     pub(crate) wanted: Option<(Socket, u64)>,
+    /// Shared by the handlers of one event, where there are several: has one of them answered?
+    pub(crate) answered: Option<Arc<AtomicBool>>,
 }
 
 impl Ack {
@@ -77,12 +81,18 @@ impl Ack {
         self.wanted.is_some()
     }
 
+    /// Whom to answer, unless another handler has.
+    fn claim(self) -> Option<(Socket, u64)> {
+        let answered = self.answered;
+        self.wanted.filter(|_| answered.is_none_or(|flag| !flag.swap(true, Ordering::Relaxed)))
+    }
+
     /// Answers. A tuple is several arguments, everything else one.
     ///
     /// # Errors
     /// [`EmitError`], if the data cannot be encoded or the socket is gone.
     pub fn send<T: Serialize + ?Sized>(self, data: &T) -> Result<(), EmitError> {
-        match self.wanted {
+        match self.claim() {
             Some((socket, id)) => {
                 let args = socket.codec().args(None, data)?;
                 socket.answer(id, &args)
@@ -97,7 +107,7 @@ impl Ack {
     /// # Errors
     /// [`EmitError::Disconnected`].
     pub fn send_args(self, args: &Args) -> Result<(), EmitError> {
-        match self.wanted {
+        match self.claim() {
             Some((socket, id)) if args.event().is_some() => socket.answer(id, &args.renamed(None)?),
             Some((socket, id)) => socket.answer(id, args),
             None => Ok(()),

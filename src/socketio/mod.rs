@@ -44,7 +44,7 @@ pub use self::sender::Sender;
 pub use self::server_side::ServerAck;
 pub use self::socket::Socket;
 use crate::cluster::Bus;
-use crate::config::{Parser, SocketIoConfig};
+use crate::config::SocketIoConfig;
 use crate::engine::packet::Str;
 use crate::engine::{NodeTag, Sid};
 use crate::metrics::Metrics;
@@ -110,10 +110,7 @@ impl SocketIo {
         bus: Arc<dyn Bus>,
         node: NodeTag,
     ) -> Self {
-        let codec = match config.parser {
-            Parser::Json => Codec::Json,
-            Parser::MsgPack => Codec::MsgPack,
-        };
+        let codec = Codec::from(config.parser);
         let this = Self {
             config: Arc::new(config),
             codec,
@@ -145,6 +142,10 @@ impl SocketIo {
         let parent = Arc::new(Parent { accept, gate: RwLock::default() });
         self.parents.write().push(parent.clone());
         DynamicNamespace(parent)
+    }
+
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.bus.is_degraded()
     }
 
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {

@@ -374,9 +374,13 @@ impl Replica for Inner {
         }
     }
 
+    fn addresses(&self, target: &Target) -> bool {
+        self.rooms.lock().may_have(target)
+    }
+
     fn answer(&self, request: &Request, replies: mpsc::UnboundedSender<Reply>) {
         match request {
-            Request::ServerSideEmit { args } => {
+            Request::ServerSideEmit { args, .. } => {
                 self.server_side.deliver(self, args, Some(replies));
             }
             Request::FetchSockets { target } => {

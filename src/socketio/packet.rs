@@ -36,6 +36,7 @@ pub use self::args::{Args, Payload};
 pub(crate) use self::de::iso_date;
 
 use self::args::Body;
+use crate::config::Parser;
 use crate::engine::packet::{Frame, Message, Str};
 use crate::error::{EmitError, PeerMisbehaved};
 
@@ -138,6 +139,15 @@ impl Outgoing<'_> {
             Self::Event { ack, .. } => *ack,
             Self::Ack { id, .. } => Some(*id),
             _ => None,
+        }
+    }
+}
+
+impl From<Parser> for Codec {
+    fn from(parser: Parser) -> Self {
+        match parser {
+            Parser::Json => Self::Json,
+            Parser::MsgPack => Self::MsgPack,
         }
     }
 }

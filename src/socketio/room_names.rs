@@ -1,5 +1,7 @@
 //! How applications name rooms.
 
+use std::borrow::Borrow;
+
 use crate::engine::packet::Str;
 
 /// One room or several: `"a"`, `String`, `["a", "b"]`, `vec![...]`.
@@ -26,19 +28,20 @@ impl IntoRooms for &String {
     }
 }
 
-impl<S: AsRef<str>> IntoRooms for Vec<S> {
+// `Borrow`, for that is what a `Str` has: `socket.to(socket.rooms())` is common
+impl<S: Borrow<str>> IntoRooms for Vec<S> {
     fn into_rooms(self) -> Vec<Str> {
-        self.iter().map(|room| Str::copy_from_slice(room.as_ref())).collect()
+        self.iter().map(|room| Str::copy_from_slice(room.borrow())).collect()
     }
 }
 
-impl<S: AsRef<str>> IntoRooms for &[S] {
+impl<S: Borrow<str>> IntoRooms for &[S] {
     fn into_rooms(self) -> Vec<Str> {
-        self.iter().map(|room| Str::copy_from_slice(room.as_ref())).collect()
+        self.iter().map(|room| Str::copy_from_slice(room.borrow())).collect()
     }
 }
 
-impl<S: AsRef<str>, const N: usize> IntoRooms for [S; N] {
+impl<S: Borrow<str>, const N: usize> IntoRooms for [S; N] {
     fn into_rooms(self) -> Vec<Str> {
         self.as_slice().into_rooms()
     }

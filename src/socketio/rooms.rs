@@ -96,6 +96,15 @@ impl<T: Clone> Rooms<T> {
         std::iter::once(&member.id).chain(&member.rooms).cloned().collect()
     }
 
+    /// Could anyone be meant? Does not look at the exceptions.
+    pub(crate) fn may_have(&self, target: &Target) -> bool {
+        if target.rooms.is_empty() {
+            return !self.members.is_empty();
+        }
+        let known = |room: &Str| self.rooms.contains_key(room) || self.ids.contains_key(room);
+        target.rooms.iter().any(known)
+    }
+
     /// Everyone a target means, each once.
     pub(crate) fn select(&mut self, target: &Target) -> Vec<T> {
         self.selects += 1;

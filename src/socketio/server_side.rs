@@ -112,7 +112,7 @@ impl Namespace {
         data: &T,
     ) -> Result<(), EmitError> {
         let args = self.0.codec.args(Some(event), data)?;
-        drop(self.0.log.request(Request::ServerSideEmit { args }));
+        drop(self.0.log.request(Request::ServerSideEmit { args, wanted: false }));
         Ok(())
     }
 
@@ -130,12 +130,15 @@ impl Namespace {
                 return answers;
             }
         };
-        let mut replies = self.0.log.request(Request::ServerSideEmit { args });
+        let mut replies = self.0.log.request(Request::ServerSideEmit { args, wanted: true });
         let collect = async {
             while let Some(reply) = replies.recv().await {
                 match reply {
                     Reply::ServerSideAnswer(answer) => answers.take(&answer),
-                    Reply::Missing(_) => answers.error = Some(AckError::Incomplete),
+                    Reply::Missing(nodes) => {
+                        answers.missing += nodes;
+                        answers.error = Some(AckError::Incomplete);
+                    }
                     _ => {}
                 }
             }

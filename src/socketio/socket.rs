@@ -222,8 +222,8 @@ impl Socket {
         self.0.outgoing.fetch_add(1, Ordering::Release);
     }
 
-    /// Looks at every event of the client before any listener does; an `Err` drops the event (Node's
-    /// `socket.use`). The error is logged.
+    /// Looks at every event of the client before its handlers do (and after [`Self::on_any`]); an
+    /// `Err` drops the event (Node's `socket.use`). The error is logged.
     pub fn middleware<F, Fut, E>(&self, middleware: F)
     where
         F: Fn(Self, Event) -> Fut + Send + Sync + 'static,

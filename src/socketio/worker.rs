@@ -62,6 +62,8 @@ impl Socket {
             let handlers = self.0.handlers.read();
             (handlers.middlewares.clone(), handlers.any.clone())
         };
+        // catch-all listeners see refused events, too, as in Node
+        self.run_any(any, &event.args).await;
         for middleware in middlewares {
             let verdict = async { middleware(self.clone(), event.clone()).await };
             match std::panic::AssertUnwindSafe(verdict).catch_unwind().await {
@@ -74,17 +76,17 @@ impl Socket {
                 Err(_) => return self.panicked(event.name()),
             }
         }
-        self.run_any(any, &event.args).await;
         let matching: Vec<_> = {
             let handlers = self.0.handlers.read();
             let named = handlers.events.iter().filter(|(name, _)| name.as_str() == event.name());
             named.map(|(_, handler)| handler.clone()).collect()
         };
-        let last = matching.len().saturating_sub(1);
-        for (at, handler) in matching.into_iter().enumerate() {
-            // one answer only: it is the last handler's to give, unless there is just one
-            let wanted = ack.filter(|_| at == last).map(|id| (self.clone(), id));
-            self.guard(event.name(), || handler(self.clone(), &event.args, Ack { wanted })).await;
+        // several handlers share the right to the one answer: the first that is given is sent
+        let answered = (matching.len() > 1).then(Arc::default);
+        for handler in matching {
+            let wanted = ack.map(|id| (self.clone(), id));
+            let ack = Ack { wanted, answered: answered.clone() };
+            self.guard(event.name(), || handler(self.clone(), &event.args, ack)).await;
         }
     }
 

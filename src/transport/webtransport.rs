@@ -3,36 +3,36 @@
 //! engine.io-client opens exactly one bidirectional stream and says everything on it. The end of the
 //! stream, of the session or of the QUIC connection is the end of the link, at once.
 
+mod h3;
+pub(crate) mod session;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use wtransport::{Connection, RecvStream, SendStream, VarInt};
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use quinn::{ReadError, RecvStream, SendStream};
 
+use self::session::{Session, SessionError, is_session_gone};
 use crate::engine::framing::{LengthPrefixed, put_length_prefixed};
 use crate::engine::packet::Frame;
 use crate::error::LinkError;
 
-/// Bytes read at a time, on the stack: an idle link keeps no read buffer.
-const READ_CHUNK: usize = 8 * 1024;
+/// Bytes read at a time. They come in buffers of QUIC's own.
+const READ_CHUNK: usize = 64 * 1024;
 
-type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// The link of a WebTransport session.
+/// The link of a WebTransport session. Dropping it closes the QUIC connection.
 pub(crate) struct WebTransport {
-    connection: Connection,
+    session: Session,
     receive: RecvStream,
     send: SendState,
     decoder: LengthPrefixed,
     queue: VecDeque<Bytes>,
     queued: usize,
-    /// Resolves when the session ends without the stream saying so (its CONNECT stream closed, QUIC lost).
-    lost: Ending,
 }
 
 enum SendState {
@@ -40,7 +40,7 @@ enum SendState {
     /// Close with this code when the queue is empty.
     Closing(SendStream, u16),
     /// The peer is being waited for to have read everything: closing QUIC discards what it has not.
-    Ending(Ending),
+    Ending(BoxFuture<'static, ()>),
     Done,
 }
 
@@ -53,21 +53,17 @@ impl fmt::Debug for WebTransport {
 impl WebTransport {
     /// `max_payload`: longest frame that is accepted, in bytes.
     pub(crate) fn new(
-        connection: Connection,
+        session: Session,
         (send, receive): (SendStream, RecvStream),
         max_payload: usize,
     ) -> Self {
-        let watched = connection.clone();
         Self {
-            connection,
+            session,
             receive,
             send: SendState::Open(send),
             decoder: LengthPrefixed::new(max_payload),
             queue: VecDeque::new(),
             queued: 0,
-            lost: Box::pin(async move {
-                watched.closed().await;
-            }),
         }
     }
 
@@ -79,28 +75,37 @@ impl WebTransport {
             if let Some(frame) = self.decoder.next_frame()? {
                 return Poll::Ready(Ok(Some(frame)));
             }
-            let mut chunk = [0; READ_CHUNK];
-            let mut buffer = ReadBuf::new(&mut chunk);
-            match Pin::new(&mut self.receive).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                    return Poll::Ready(if self.decoder.is_partial() {
-                        Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
-                    } else {
-                        Ok(None)
-                    });
+            // this future keeps nothing between polls
+            let read = pin!(self.receive.read_chunk(READ_CHUNK, true)).poll(cx);
+            match read {
+                Poll::Ready(Ok(Some(chunk))) => self.decoder.push(&chunk.bytes),
+                Poll::Ready(Ok(None)) if self.decoder.is_partial() => {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
                 }
-                Poll::Ready(Ok(())) => self.decoder.push(buffer.filled()),
-                Poll::Ready(Err(error)) => {
-                    // A session that the peer closed ends its stream with an error, too.
-                    let closed = self.lost.as_mut().poll(cx).is_ready();
-                    return Poll::Ready(if closed { Ok(None) } else { Err(error.into()) });
-                }
+                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Err(error)) => return Poll::Ready(self.read_failed(cx, error)),
                 Poll::Pending => {
-                    ready!(self.lost.as_mut().poll(cx));
-                    return Poll::Ready(Ok(None));
+                    return Poll::Ready(match ready!(self.session.poll_over(cx)) {
+                        error @ SessionError::Broken(_) => Err(io::Error::other(error).into()),
+                        _ => Ok(None),
+                    });
                 }
             }
         }
+    }
+
+    /// A session that the peer closed ends its stream with an error, too.
+    fn read_failed(
+        &mut self,
+        cx: &mut Context<'_>,
+        error: ReadError,
+    ) -> Result<Option<Frame>, LinkError> {
+        let closed = match error {
+            ReadError::ConnectionLost(_) => true,
+            ReadError::Reset(code) if is_session_gone(code) => true,
+            _ => self.session.poll_over(cx).is_ready(),
+        };
+        if closed { Ok(None) } else { Err(io::Error::from(error).into()) }
     }
 
     pub(crate) fn queue(&mut self, frame: &Frame) {
@@ -111,7 +116,7 @@ impl WebTransport {
 
     /// Queues frames that are framed already; their bytes are shared, not copied.
     pub(crate) fn queue_framed(&mut self, frames: Bytes) {
-        if matches!(self.send, SendState::Open(_)) {
+        if matches!(self.send, SendState::Open(_)) && !frames.is_empty() {
             self.queued += frames.len();
             self.queue.push_back(frames);
         }
@@ -125,13 +130,13 @@ impl WebTransport {
         let (SendState::Open(stream) | SendState::Closing(stream, _)) = &mut self.send else {
             return Poll::Ready(Ok(()));
         };
-        while let Some(front) = self.queue.front_mut() {
-            let written = ready!(Pin::new(&mut *stream).poll_write(cx, front))?;
-            self.queued -= written;
-            front.advance(written);
-            if front.is_empty() {
-                self.queue.pop_front();
-            }
+        while !self.queue.is_empty() {
+            // QUIC shares the bytes; this future keeps nothing between polls
+            let chunks = self.queue.make_contiguous();
+            let written = ready!(pin!(stream.write_chunks(chunks)).poll(cx));
+            let written = written.map_err(io::Error::from)?;
+            self.queued -= written.bytes;
+            self.queue.drain(..written.chunks);
         }
         if self.queue.capacity() > KEEP_SLOTS {
             self.queue = VecDeque::new();
@@ -154,8 +159,7 @@ impl WebTransport {
             if let SendState::Closing(stream, code) =
                 std::mem::replace(&mut self.send, SendState::Done)
             {
-                let connection = self.connection.clone();
-                self.send = SendState::Ending(Box::pin(end(connection, stream, code)));
+                self.send = SendState::Ending(self.session.end(stream, code));
             }
         }
         if let SendState::Ending(ending) = &mut self.send {
@@ -169,10 +173,12 @@ impl WebTransport {
 /// Slots that an empty queue may keep.
 const KEEP_SLOTS: usize = 16;
 
-async fn end(connection: Connection, mut stream: SendStream, code: u16) {
-    if stream.finish().await.is_ok() {
-        // until the peer has acknowledged the end of the stream (or is gone)
-        let _ = stream.quic_stream_mut().stopped().await;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_link_is_small() {
+        assert!(size_of::<WebTransport>() <= 256, "{}", size_of::<WebTransport>());
     }
-    connection.close(VarInt::from_u32(u32::from(code)), b"");
 }

@@ -1,7 +1,9 @@
 //! Broadcasts: who gets what, in which order, and at whose cost.
 
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use quicket::TransportKind::{self, WebSocket};
 use quicket::{CloseReason, EmitError, Event, Socket};
 use serde_json::{Value, json};
@@ -15,7 +17,7 @@ on_every_transport!(an_event_is_passed_on_with_its_attachments, rooms_choose_who
 /// G2: one order for all.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_clients_see_two_publishers_in_one_order_without_loss() {
-    const EVENTS: u64 = 500;
+    const EVENTS: u64 = 1_000;
     let server = TestServer::start(config(), |_| {}).await;
     let mut readers = Vec::new();
     for n in 0..20 {
@@ -29,16 +31,21 @@ async fn all_clients_see_two_publishers_in_one_order_without_loss() {
             (client, seen)
         }));
     }
+    // threads of their own, so that they really publish at the same time
+    let start = Arc::new(Barrier::new(2));
     let publishers = [0, 1].map(|publisher: u64| {
-        let namespace = server.server.of("/");
-        tokio::spawn(async move {
+        let (namespace, start) = (server.server.of("/"), start.clone());
+        std::thread::spawn(move || {
+            start.wait();
             for n in 0..EVENTS {
-                namespace.emit("n", &(publisher, n)).await.unwrap();
+                // the memory bus delivers at once
+                namespace.emit("n", &(publisher, n)).now_or_never().unwrap().unwrap();
             }
         })
     });
-    for publisher in publishers {
-        publisher.await.unwrap();
+    let joined = publishers.map(|publisher| tokio::task::spawn_blocking(|| publisher.join()));
+    for publisher in joined {
+        publisher.await.unwrap().unwrap();
     }
     server.server.of("/").emit("end", &()).await.unwrap();
     let mut orders = Vec::new();

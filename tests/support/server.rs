@@ -11,6 +11,7 @@ use quicket::config::{Config, EngineConfig, Listen, OriginPolicy};
 use quicket::{
     Builder, CloseReason, EngineServer, EngineSocket, ForEngine, ServeError, TransportKind,
 };
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use wtransport::endpoint::endpoint_side;
@@ -59,6 +60,20 @@ impl TestServer {
         F: Fn(EngineSocket) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Option<CloseReason>> + Send + 'static,
     {
+        Self::start_on(&Handle::current(), engine, app, more).await
+    }
+
+    /// The same with the server in a runtime of its own.
+    pub(crate) async fn start_on<F, Fut>(
+        runtime: &Handle,
+        engine: EngineConfig,
+        app: F,
+        more: impl FnOnce(Builder<ForEngine>) -> Builder<ForEngine>,
+    ) -> Self
+    where
+        F: Fn(EngineSocket) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Option<CloseReason>> + Send + 'static,
+    {
         let config = Config {
             listen: Listen { address: Ipv4Addr::LOCALHOST.into(), port: 0, admin_port: None },
             engine,
@@ -74,9 +89,14 @@ impl TestServer {
                 }
             }
         });
-        let server = more(builder.config(config)).build().await.unwrap();
-        let address = server.bind().await.unwrap();
-        let serving = tokio::spawn({
+        let builder = more(builder.config(config));
+        let bind = async {
+            let server = builder.build().await.unwrap();
+            let address = server.bind().await.unwrap();
+            (server, address)
+        };
+        let (server, address) = runtime.spawn(bind).await.unwrap();
+        let serving = runtime.spawn({
             let server = server.clone();
             async move { server.serve().await }
         });

@@ -203,6 +203,11 @@ impl Client {
 
     /// The next packet that is the application's; answers pings.
     pub(crate) async fn recv(&mut self) -> Received {
+        // pings alone could go on for ever
+        within("a packet of the application", self.recv_patiently()).await
+    }
+
+    async fn recv_patiently(&mut self) -> Received {
         loop {
             match self.recv_raw().await {
                 Received::Text(packet) if packet == "2" => {

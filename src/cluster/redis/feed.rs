@@ -20,9 +20,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::cluster::BusFull;
 use crate::cluster::message::Message;
 use crate::cluster::wire::StreamId;
-use crate::cluster::BusFull;
 use crate::engine::packet::Str;
 
 /// Field and value pairs of one entry.
@@ -161,8 +161,8 @@ impl Feed {
             .collect()
     }
 
-    /// Is there something to store?
-    pub(super) fn has_waiting(&self) -> bool {
+    #[cfg(test)]
+    fn has_waiting(&self) -> bool {
         self.items.iter().any(|item| item.state == State::Waiting)
     }
 
@@ -408,7 +408,10 @@ mod tests {
     #[test]
     fn repetitions_of_other_nodes_are_dropped_and_node_peers_are_not_numbered() {
         let (mut feed, _) = feed(&[]);
-        let mut read = |ms, uid, number| matches!(feed.read(id(ms), uid, false, number), Read::Foreign);
+        let mut read = |ms, uid, number| {
+            let read = feed.read(id(ms), uid, false, number);
+            matches!(read, Read::Foreign)
+        };
         assert!(read(1, "x", Some(1)));
         assert!(!read(2, "x", Some(1)));
         assert!(read(3, "y", Some(1)));

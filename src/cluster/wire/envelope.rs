@@ -70,7 +70,7 @@ pub(crate) fn request_payload(
             let data = Fetch { opts: OptsOut::new(target, Flags::default(), None), request_id };
             EnvelopeOut { kind: kind::FETCH_SOCKETS, data, uid, nsp }.encode()
         }
-        Request::ServerSideEmit { args } => {
+        Request::ServerSideEmit { args, .. } => {
             let data = ServerSide { request_id, packet: args };
             EnvelopeOut { kind: kind::SERVER_SIDE_EMIT, data, uid, nsp }.encode()
         }
@@ -232,6 +232,7 @@ fn request(kind: u8, data: &msgpack::Map<'_>, codec: Codec) -> Result<Kind, Malf
         let args = codec.args_from_list(&list, true);
         args.map_err(|_| Malformed("an event that no client would accept"))
     };
+    let request_id = request_id(data)?;
     let request = match kind {
         kind::BROADCAST => {
             let (target, flags) = opts(data)?.read()?;
@@ -239,9 +240,12 @@ fn request(kind: u8, data: &msgpack::Map<'_>, codec: Codec) -> Result<Kind, Malf
             Request::Broadcast { args, target, flags: flags.flags(), timeout: flags.timeout() }
         }
         kind::FETCH_SOCKETS => Request::FetchSockets { target: opts(data)?.read()?.0 },
-        _ => Request::ServerSideEmit { args: event(data.get("packet"))? },
+        _ => Request::ServerSideEmit {
+            args: event(data.get("packet"))?,
+            wanted: request_id.is_some(),
+        },
     };
-    Ok(Kind::Request { request, request_id: request_id(data)? })
+    Ok(Kind::Request { request, request_id })
 }
 
 fn reply(kind: u8, data: &msgpack::Map<'_>, codec: Codec) -> Result<Kind, Malformed> {

@@ -17,6 +17,7 @@ mod entry;
 mod envelope;
 mod msgpack;
 mod names;
+#[cfg_attr(not(test), expect(dead_code, reason = "recovery will use it"))]
 mod session;
 #[cfg(test)]
 mod tests;
@@ -26,9 +27,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use self::entry::{Body, Entry, entry_fields};
+pub(crate) use self::entry::{Entry, entry_fields};
 pub(crate) use self::envelope::{Envelope, Kind, reply_payload, request_payload};
 pub(crate) use self::names::{Channels, StreamId, channels, stream_name, streams_to_read};
+#[cfg(test)]
 pub(crate) use self::session::{Session, session_key};
 
 use super::message::{Flags, Target};

@@ -127,7 +127,7 @@ fn whom_an_entry_is_for_is_known_before_its_arguments_are_looked_at() {
         "opts":{"rooms":["r1",7,null],"except":[null],"flags":{"compress":false,"volatile":true}}}"#;
     let read = parse("3", data).unwrap();
     assert_eq!(read.target(), Some(&target(&["r1", "7"], &[])));
-    let Body::Broadcast { flags, wants_ack, .. } = &read.body else { panic!("{read:?}") };
+    let entry::Body::Broadcast { flags, wants_ack, .. } = &read.body else { panic!("{read:?}") };
     assert_eq!((*flags, *wants_ack), (Flags { volatile: true, compress: false }, true));
     let refused = read.into_message(Codec::Json).unwrap_err();
     assert_eq!(refused, Malformed("an event that no client would accept"));

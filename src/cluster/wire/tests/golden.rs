@@ -215,7 +215,7 @@ pub(super) fn requests(codec: Codec) -> Vec<(Option<&'static str>, Request, &'st
         timeout: Some(Duration::from_secs(2)),
     };
     let bin = json!(["askbin", {"$bin": [3]}]);
-    let server_side = |list| Request::ServerSideEmit { args: event(list) };
+    let server_side = |list, wanted| Request::ServerSideEmit { args: event(list), wanted };
     vec![
         (Some("f1ed27f46b1f9f6e"), ask(json!(["ask", 5]), target(&["r1"], &[]), false), ASK),
         (Some("d7d68b0c2a6ef3d8"), ask(bin, Target::default(), false), ASK_BINARY),
@@ -225,9 +225,9 @@ pub(super) fn requests(codec: Codec) -> Vec<(Option<&'static str>, Request, &'st
             ASK_VOLATILE,
         ),
         (Some("58561da9d4eac65e"), Request::FetchSockets { target: Target::default() }, FETCH_ALL),
-        (Some("f66767f5a1bf293a"), server_side(json!(["question", 4])), SERVER_SIDE_ASK),
-        (None, server_side(json!(["ev", 1, "x"])), SERVER_SIDE),
-        (None, server_side(json!(["evbin", {"$bin": [1]}])), SERVER_SIDE_BINARY),
+        (Some("f66767f5a1bf293a"), server_side(json!(["question", 4]), true), SERVER_SIDE_ASK),
+        (None, server_side(json!(["ev", 1, "x"]), false), SERVER_SIDE),
+        (None, server_side(json!(["evbin", {"$bin": [1]}]), false), SERVER_SIDE_BINARY),
     ]
 }
 

@@ -166,10 +166,10 @@ proptest! {
         for codec in BOTH {
             let args = event(codec, &list);
             let before = to_msgpack(&args).unwrap();
-            let request = Request::ServerSideEmit { args };
+            let request = Request::ServerSideEmit { args, wanted: false };
             let payload = request_payload(UID, "/", Some("r"), &request).unwrap();
             let read = Envelope::parse(&payload, PEER, codec).unwrap().unwrap();
-            let Kind::Request { request: Request::ServerSideEmit { args }, .. } = read.kind else {
+            let Kind::Request { request: Request::ServerSideEmit { args, .. }, .. } = read.kind else {
                 panic!("{read:?}")
             };
             prop_assert_eq!(to_msgpack(&args).unwrap(), before);

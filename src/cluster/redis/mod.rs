@@ -1,0 +1,383 @@
+//! The bus over Redis Streams, on the wire of Node's `@socket.io/redis-streams-adapter` 0.3.
+//!
+//! ```text
+//! publish ─▶ Feed (bounded, ordered) ─▶ publisher ─▶ XADD ─▶ stream ─▶ XREAD ─▶ reader ─▶ Feed::read ─▶ deliver
+//! request ─▶ PUBLISH ─▶ other nodes ─▶ PUBLISH to our private channel ─▶ Requests ─▶ who asked
+//! ```
+//!
+//! A connection to Redis is an *epoch*: when anything about it breaks, all of it is let go of and made
+//! anew, after a pause with jitter. What was under way is in the feeds and is not lost by that. While there
+//! is no epoch, or Redis is slow, own messages are delivered on this node without it (G6).
+
+mod epoch;
+mod feed;
+mod requests;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use fred::types::config::Config as ClientConfig;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, mpsc, watch};
+
+use self::feed::{Feed, Limits, Read};
+use self::requests::Requests;
+use super::message::{Message, Request};
+use super::wire::{self, Entry, StreamId};
+use super::{Bus, Log, Replica, Replies};
+use crate::config::RedisConfig;
+use crate::engine::packet::Str;
+use crate::error::{EmitError, ServeError};
+use crate::metrics::Metrics;
+use crate::socketio::packet::Codec;
+
+/// How long Redis may take to give an own message back, before it is delivered here all the same.
+const LOCAL_DEADLINE: Duration = Duration::from_millis(500);
+
+/// The bus. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct RedisBus(Arc<Shared>);
+
+struct Shared {
+    config: RedisConfig,
+    client: ClientConfig,
+    codec: Codec,
+    metrics: Arc<Metrics>,
+    /// The namespaces of this node.
+    spaces: RwLock<HashMap<Str, Arc<Space>>>,
+    /// The streams, by name: all that any peer writes.
+    streams: Vec<Arc<Stream>>,
+    requests: Requests,
+    /// Things to publish on channels, for the epoch that is there; dropped without one.
+    channels: Mutex<Option<mpsc::UnboundedSender<Post>>>,
+    connected: AtomicBool,
+    /// Turns true when the first epoch has read where each stream ends.
+    started: watch::Sender<bool>,
+    request_ids: AtomicU64,
+}
+
+/// A namespace of this node, as its peers see it.
+struct Space {
+    nsp: Str,
+    /// Signs what it writes. One for each namespace, as in Node.
+    uid: String,
+    channels: wire::Channels,
+    stream: Arc<Stream>,
+    /// Usually one. A dynamic namespace that was forgotten and made anew may have two for a moment.
+    replicas: RwLock<Vec<Weak<dyn Replica>>>,
+}
+
+struct Stream {
+    name: String,
+    /// Held while something is delivered, so that deliveries have one order. Before `feed`.
+    delivery: Mutex<()>,
+    feed: Mutex<Feed>,
+    /// Something is to be stored.
+    to_store: Notify,
+    /// Something may become overdue.
+    to_watch: Notify,
+}
+
+/// What a request or a reply wants on a channel.
+enum Post {
+    Publish {
+        channel: String,
+        payload: Vec<u8>,
+    },
+    /// Ask how many nodes there are, then begin to wait and publish.
+    Ask {
+        space: Arc<Space>,
+        payload: Vec<u8>,
+        id: String,
+        replies: mpsc::UnboundedSender<super::message::Reply>,
+        counts_acks: bool,
+    },
+    /// A namespace is new: subscribe to its channels.
+    Subscribe(Arc<Space>),
+}
+
+impl RedisBus {
+    /// Begins to connect; [`RedisBus::started`] waits for it.
+    ///
+    /// # Errors
+    /// [`ServeError::Bus`] if the address makes no sense.
+    pub(crate) fn new(
+        config: RedisConfig,
+        codec: Codec,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ServeError> {
+        let client = client_config(&config)?;
+        let limits = Limits { bytes: config.queue_bytes, local_deadline: LOCAL_DEADLINE };
+        let names = wire::streams_to_read(&config.stream_name, config.stream_count);
+        let streams = names
+            .into_iter()
+            .map(|name| {
+                let start = StreamId { ms: 0, seq: 0 };
+                Arc::new(Stream {
+                    name,
+                    delivery: Mutex::new(()),
+                    feed: Mutex::new(Feed::new(start, limits.clone())),
+                    to_store: Notify::new(),
+                    to_watch: Notify::new(),
+                })
+            })
+            .collect();
+        let shared = Arc::new(Shared {
+            config,
+            client,
+            codec,
+            metrics,
+            spaces: RwLock::default(),
+            streams,
+            requests: Requests::default(),
+            channels: Mutex::new(None),
+            connected: AtomicBool::new(false),
+            started: watch::Sender::new(false),
+            request_ids: AtomicU64::new(rand::random()),
+        });
+        for stream in &shared.streams {
+            tokio::spawn(watch_overdue(Arc::downgrade(&shared), stream.clone()));
+        }
+        tokio::spawn(epoch::run(Arc::downgrade(&shared)));
+        Ok(Self(shared))
+    }
+
+    /// Waits until the node knows where the streams end, so that it misses nothing from then on.
+    pub(crate) async fn started(&self) {
+        let mut started = self.0.started.subscribe();
+        let _ = started.wait_for(|started| *started).await;
+    }
+}
+
+fn client_config(config: &RedisConfig) -> Result<ClientConfig, ServeError> {
+    let url = config.url.as_deref().unwrap_or_default();
+    let mut client = ClientConfig::from_url(url)
+        .map_err(|error| ServeError::Bus(format!("redis-url: {error}")))?;
+    if let Some(password) = &config.password {
+        client.password = Some(password.clone());
+    }
+    client.fail_fast = true;
+    Ok(client)
+}
+
+impl Bus for RedisBus {
+    fn attach(&self, nsp: &Str, replica: Weak<dyn Replica>) -> Arc<dyn Log> {
+        let mut spaces = self.0.spaces.write();
+        spaces.retain(|_, space| {
+            space.replicas.write().retain(|replica| replica.strong_count() > 0);
+            !space.replicas.read().is_empty()
+        });
+        let known = spaces.get(nsp).cloned();
+        let is_new = known.is_none();
+        let space = known.unwrap_or_else(|| Arc::new(self.0.new_space(nsp)));
+        space.replicas.write().push(replica);
+        spaces.insert(nsp.clone(), space.clone());
+        drop(spaces);
+        if is_new {
+            self.0.post(Post::Subscribe(space.clone()));
+        }
+        Arc::new(RedisLog { shared: self.0.clone(), space })
+    }
+
+    fn is_degraded(&self) -> bool {
+        !self.0.connected.load(Ordering::Acquire)
+    }
+}
+
+struct RedisLog {
+    shared: Arc<Shared>,
+    space: Arc<Space>,
+}
+
+impl Log for RedisLog {
+    fn publish(&self, message: Message) -> Result<(), EmitError> {
+        let space = &self.space;
+        let fields = wire::entry_fields(&space.uid, &space.nsp, &message)?;
+        let fields = fields.into_iter().map(|(name, value)| (name, String::from(value))).collect();
+        let connected = self.shared.connected.load(Ordering::Acquire);
+        let now = Instant::now();
+        let mut feed = space.stream.feed.lock();
+        feed.push(now, space.nsp.clone(), message, fields).map_err(|_| EmitError::BusFull)?;
+        if !connected {
+            feed.hurry(now);
+        }
+        let watch = feed.len() == 1 || !connected;
+        drop(feed);
+        space.stream.to_store.notify_one();
+        if watch {
+            space.stream.to_watch.notify_one();
+        }
+        Ok(())
+    }
+
+    fn request(&self, request: Request) -> Replies {
+        let (replies, receiver) = mpsc::unbounded_channel();
+        let id = format!("{:016x}", self.shared.request_ids.fetch_add(1, Ordering::Relaxed));
+        let wants_replies = !matches!(request, Request::ServerSideEmit { wanted: false, .. });
+        let request_id = wants_replies.then_some(id.as_str());
+        let space = &self.space;
+        let Ok(payload) = wire::request_payload(&space.uid, &space.nsp, request_id, &request)
+        else {
+            return receiver; // it could not be encoded: nobody will answer
+        };
+        let post = if wants_replies {
+            let counts_acks = matches!(request, Request::Broadcast { .. });
+            Post::Ask { space: space.clone(), payload, id, replies, counts_acks }
+        } else {
+            Post::Publish { channel: space.channels.public.clone(), payload }
+        };
+        self.shared.post(post);
+        receiver
+    }
+}
+
+impl Shared {
+    fn new_space(&self, nsp: &Str) -> Space {
+        let uid = format!("{:016x}", rand::random::<u64>());
+        let name = wire::stream_name(&self.config.stream_name, self.config.stream_count, nsp);
+        let stream = self.streams.iter().find(|stream| stream.name == name);
+        Space {
+            nsp: nsp.clone(),
+            channels: wire::channels(&self.config.channel_prefix, nsp, &uid),
+            uid,
+            stream: stream.expect("every stream that is written is read").clone(),
+            replicas: RwLock::default(),
+        }
+    }
+
+    fn post(&self, post: Post) {
+        let channels = self.channels.lock();
+        match (&*channels, post) {
+            (Some(channels), post) => drop(channels.send(post)),
+            (None, Post::Ask { replies, .. }) => {
+                let _ = replies.send(super::message::Reply::Missing(1));
+            }
+            (None, _) => {} // an epoch subscribes to what there is when it begins
+        }
+    }
+
+    fn space(&self, nsp: &Str) -> Option<Arc<Space>> {
+        self.spaces.read().get(nsp).cloned()
+    }
+
+    /// Applies one entry of a stream.
+    fn apply(&self, stream: &Stream, id: StreamId, fields: HashMap<String, bytes::Bytes>) {
+        let text = |name: &str| fields.get(name).and_then(|value| std::str::from_utf8(value).ok());
+        let uid = text("uid").unwrap_or_default().to_owned();
+        let number = text("q").and_then(|number| number.parse().ok());
+        let _delivery = stream.delivery.lock();
+        let own = self.spaces.read().values().any(|space| space.uid == uid);
+        let read = {
+            let mut feed = stream.feed.lock();
+            let read = feed.read(id, &uid, own, number);
+            let lost = feed.take_lost();
+            drop(feed);
+            self.deliver_late(lost);
+            read
+        };
+        match read {
+            Read::Known => {}
+            Read::Own { nsp, message } => self.deliver(&nsp, &message),
+            Read::Foreign => self.apply_foreign(fields),
+        }
+    }
+
+    fn apply_foreign(&self, fields: HashMap<String, bytes::Bytes>) {
+        let entry = match Entry::parse(fields) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return,
+            Err(error) => {
+                self.metrics.bus_malformed.inc();
+                tracing::warn!(%error, "an entry of the stream cannot be read");
+                return;
+            }
+        };
+        self.metrics.bus_received.inc();
+        let Some(space) = self.space(&entry.nsp) else { return };
+        // nobody here is meant: the payload need not be looked at
+        if entry
+            .target()
+            .is_some_and(|target| !space.live().iter().any(|replica| replica.addresses(target)))
+        {
+            self.metrics.bus_skipped.inc();
+            return;
+        }
+        match entry.into_message(self.codec) {
+            Ok(message) => space.deliver(&message),
+            Err(error) => {
+                self.metrics.bus_malformed.inc();
+                tracing::warn!(%error, "an entry of the stream cannot be read");
+            }
+        }
+    }
+
+    fn deliver(&self, nsp: &Str, message: &Message) {
+        if let Some(space) = self.space(nsp) {
+            space.deliver(message);
+        }
+    }
+
+    /// Own messages that Redis did not bring back.
+    fn deliver_late(&self, messages: Vec<(Str, Message)>) {
+        for (nsp, message) in messages {
+            self.metrics.bus_local_deliveries.inc();
+            self.deliver(&nsp, &message);
+        }
+    }
+
+    fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Release);
+        self.metrics.bus_connected.set(connected.into());
+        if !connected {
+            *self.channels.lock() = None;
+            self.requests.fail_all();
+            for stream in &self.streams {
+                stream.feed.lock().hurry(Instant::now());
+                stream.to_watch.notify_one();
+            }
+        }
+    }
+
+    fn measure(&self) {
+        let (mut messages, mut bytes) = (0, 0);
+        for stream in &self.streams {
+            let feed = stream.feed.lock();
+            messages += feed.len();
+            bytes += feed.bytes();
+        }
+        self.metrics.bus_queue_messages.set(messages as i64);
+        self.metrics.bus_queue_bytes.set(bytes as i64);
+    }
+}
+
+impl Space {
+    fn live(&self) -> Vec<Arc<dyn Replica>> {
+        self.replicas.read().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn deliver(&self, message: &Message) {
+        for replica in self.live() {
+            replica.deliver(message);
+        }
+    }
+}
+
+/// Delivers own messages on this node that Redis does not bring back in time.
+async fn watch_overdue(shared: Weak<Shared>, stream: Arc<Stream>) {
+    loop {
+        let due = stream.feed.lock().next_due();
+        match due {
+            // when Redis goes away the time may come sooner
+            Some(due) => {
+                drop(tokio::time::timeout_at(due.into(), stream.to_watch.notified()).await)
+            }
+            None => stream.to_watch.notified().await,
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        let _delivery = stream.delivery.lock();
+        let late = stream.feed.lock().overdue(Instant::now());
+        shared.deliver_late(late);
+    }
+}

@@ -1,0 +1,56 @@
+//! How nodes find each other.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+/// The cluster over Redis Streams (`@socket.io/redis-streams-adapter` 0.3). All nodes, Node peers among
+/// them, must agree on names and counts.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisConfig {
+    /// Redis or Valkey: `redis://user:password@host:6379/0`, `rediss://` with TLS,
+    /// `redis-sentinel://host:26379?sentinelServiceName=mymaster`, `redis-cluster://host:6379?node=...`.
+    /// Default: none, which means no cluster.
+    pub url: Option<String>,
+    /// The password; wins over the one in the URL.
+    pub password: Option<String>,
+    /// The stream, or what the streams' names begin with (`streamName`). Default: `socket.io`.
+    pub stream_name: String,
+    /// How many streams namespaces are spread over (`streamCount`). Default: 1.
+    pub stream_count: NonZeroU32,
+    /// What the channels' names begin with (`channelPrefix`). Default: `socket.io`.
+    pub channel_prefix: String,
+    /// Sharded pub/sub of Redis 7 (`useShardedPubSub`). Default: no.
+    pub sharded_pubsub: bool,
+    /// Entries that a stream keeps, about (`maxLen`). Default: 10,000.
+    pub max_len: u64,
+    /// Bytes of events that may wait for Redis, for each stream; above it emits are refused. Default:
+    /// 64 MiB.
+    pub queue_bytes: usize,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            password: None,
+            stream_name: "socket.io".to_owned(),
+            stream_count: NonZeroU32::MIN,
+            channel_prefix: "socket.io".to_owned(),
+            sharded_pubsub: false,
+            max_len: 10_000,
+            queue_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl fmt::Debug for RedisConfig {
+    /// Without the URL and the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("url", &self.url.as_ref().map(|_| "..."))
+            .field("stream_name", &self.stream_name)
+            .field("stream_count", &self.stream_count)
+            .field("channel_prefix", &self.channel_prefix)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,366 @@
+//! One WebTransport session on one QUIC connection, from the handshake on.
+//!
+//! What the peer does beside the session's stream (its control and QPACK streams, the CONNECT stream,
+//! streams that nobody wants) is followed by futures that live in the [`Session`] and are polled with it:
+//! there is no other task, and dropping the session closes the connection.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use http::StatusCode;
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::sync::Notify;
+use wtransport_proto::error::ErrorCode;
+
+use super::h3::{self, H3Error, Opening, StreamKind};
+
+/// WEBTRANSPORT_SESSION_GONE: why streams end whose session has.
+const SESSION_GONE: VarInt = VarInt::from_u32(0x170d_7b68);
+
+/// Why there is no session, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The QUIC connection ended, or could not begin.
+    #[error("the connection ended: {0}")]
+    Lost(#[from] quinn::ConnectionError),
+    /// The peer broke HTTP/3; the connection is closed with this code.
+    #[error("the peer broke a rule of HTTP/3: {0:?}")]
+    Broken(ErrorCode),
+    /// The request was refused with this status.
+    #[error("refused with status {0}")]
+    Refused(StatusCode),
+    /// The peer closed the session, or a stream of the handshake.
+    #[error("the peer closed the session")]
+    Closed,
+}
+
+impl From<H3Error> for SessionError {
+    fn from(error: H3Error) -> Self {
+        match error {
+            H3Error::Broken(code) => Self::Broken(code),
+            H3Error::Ended => Self::Closed,
+        }
+    }
+}
+
+impl From<quinn::WriteError> for SessionError {
+    fn from(error: quinn::WriteError) -> Self {
+        match error {
+            quinn::WriteError::ConnectionLost(error) => Self::Lost(error),
+            _ => Self::Closed,
+        }
+    }
+}
+
+/// A code of HTTP/3, as QUIC wants it.
+fn quic(code: ErrorCode) -> VarInt {
+    VarInt::from_u64(code.to_code().into_inner()).expect("the same range")
+}
+
+/// Is this the code of a stream that was reset since its session is over?
+pub(super) fn is_session_gone(code: VarInt) -> bool {
+    code == SESSION_GONE
+}
+
+/// A session and the connection that it has for itself. Dropping it closes the connection.
+pub(crate) struct Session {
+    connection: quinn::Connection,
+    /// Each ends when the session does, and is polled when there is something new for it.
+    watched: FuturesUnordered<BoxFuture<'static, SessionError>>,
+    over: bool,
+    /// Our control stream, which must stay open.
+    control: Option<SendStream>,
+    /// Our side of the CONNECT stream.
+    connect: Option<SendStream>,
+}
+
+impl Drop for Session {
+    /// Also half-way through a handshake. A second close is none.
+    fn drop(&mut self) {
+        self.connection.close(quic(ErrorCode::NoError), b"");
+    }
+}
+
+impl Session {
+    fn new(connection: quinn::Connection) -> Self {
+        let watched = FuturesUnordered::new();
+        Self { connection, watched, over: false, control: None, connect: None }
+    }
+
+    /// Ready when the session is over: closed by the peer in any way, or broken.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<SessionError> {
+        if self.over {
+            return Poll::Ready(SessionError::Closed);
+        }
+        let error = ready!(self.watched.poll_next_unpin(cx)).unwrap_or(SessionError::Closed);
+        self.over = true;
+        if let SessionError::Broken(code) = error {
+            self.connection.close(quic(code), b"");
+        }
+        Poll::Ready(error)
+    }
+
+    /// Does a step of the handshake while the session is alive.
+    async fn step<T>(
+        &mut self,
+        step: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
+        let mut step = pin!(step);
+        let result = poll_fn(|cx| match self.poll_over(cx) {
+            Poll::Ready(error) => Poll::Ready(Err(error)),
+            Poll::Pending => step.as_mut().poll(cx),
+        });
+        let result = result.await;
+        if let Err(SessionError::Broken(code)) = result {
+            self.connection.close(quic(code), b"");
+        }
+        // a stream ends for many reasons; the connection knows
+        match (result, self.connection.close_reason()) {
+            (Err(SessionError::Closed), Some(error)) => Err(error.into()),
+            (result, _) => result,
+        }
+    }
+
+    /// Ends the session in order: `stream` first, and only when the peer has all of it the session, since
+    /// closing discards what it has not. Ready when the peer knows.
+    pub(super) fn end(&mut self, mut stream: SendStream, code: u16) -> BoxFuture<'static, ()> {
+        let (connection, connect) = (self.connection.clone(), self.connect.take());
+        Box::pin(async move {
+            // errors mean that there is nobody to tell any more
+            if stream.finish().is_ok() {
+                let _ = stream.stopped().await;
+            }
+            if let Some(mut connect) = connect
+                && connect.write_all(&h3::close_session(code.into())).await.is_ok()
+                && connect.finish().is_ok()
+            {
+                let _ = connect.stopped().await;
+            }
+            connection.close(quic(ErrorCode::NoError), b"");
+        })
+    }
+}
+
+/// A request for a session, which waits for an answer.
+pub(crate) struct Request {
+    session: Session,
+    stream: (SendStream, RecvStream),
+    authority: String,
+    path: String,
+    headers: HashMap<String, String>,
+}
+
+impl Request {
+    /// Goes through the HTTP/3 handshake on a fresh connection. Has no deadline: whoever drops the future
+    /// closes the connection.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the connection is closed.
+    pub(crate) async fn read(connection: quinn::Connection) -> Result<Self, SessionError> {
+        let mut session = Session::new(connection.clone());
+        let peer = Arc::new(Peer::default());
+        session.watched.push(Box::pin(unidirectional(connection.clone(), peer.clone())));
+        let handshake = async {
+            let mut control = connection.open_uni().await?;
+            control.write_all(&h3::control_preface()).await?;
+            // "a server MUST NOT process any incoming WebTransport requests until the client's SETTINGS have
+            // been received"
+            peer.settings.notified().await;
+            let (send, mut receive) = connection.accept_bi().await?;
+            let section = h3::request(&mut receive).await?;
+            let fields = h3::parse_request(&section).map_err(SessionError::Broken)?;
+            Ok((control, (send, receive), fields))
+        };
+        let (control, stream, fields) = session.step(handshake).await?;
+        session.control = Some(control);
+        match fields {
+            Ok(h3::RequestFields { authority, path, headers }) => {
+                Ok(Self { session, stream, authority, path, headers })
+            }
+            Err(status) => Err(refuse(session, stream, status).await),
+        }
+    }
+
+    /// `:authority`: host and port that the client meant.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// `:path`, with the query. Begins with a slash.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Header fields, and pseudo-header fields that have no meaning here.
+    pub(crate) fn headers(&self) -> &HashMap<String, String> {
+        &self.headers
+    }
+
+    /// Opens the session, with a header field more if wanted, and waits for the client's stream.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the connection is closed.
+    pub(crate) async fn accept(
+        self,
+        extra: Option<(&str, &str)>,
+    ) -> Result<(Session, (SendStream, RecvStream)), SessionError> {
+        let Self { mut session, stream: (mut send, mut receive), .. } = self;
+        let id = VarInt::from(send.id()).into_inner();
+        let response = h3::response(StatusCode::OK, extra);
+        session.step(async { Ok(send.write_all(&response).await?) }).await?;
+        session.connect = Some(send);
+        session.watched.push(Box::pin(async move {
+            match h3::connect(&mut receive).await {
+                Ok(()) => SessionError::Closed,
+                Err(code) => SessionError::Broken(code),
+            }
+        }));
+        let connection = session.connection.clone();
+        let stream = session.step(first_stream(&connection, id)).await?;
+        session.watched.push(Box::pin(refuse_streams(connection)));
+        Ok((session, stream))
+    }
+
+    /// Answers with this status and closes the connection. Ready when the client has the answer.
+    pub(crate) async fn refuse(self, status: StatusCode) -> SessionError {
+        refuse(self.session, self.stream, status).await
+    }
+}
+
+async fn refuse(
+    mut session: Session,
+    (mut send, mut receive): (SendStream, RecvStream),
+    status: StatusCode,
+) -> SessionError {
+    let response = h3::response(status, None);
+    let answer = async {
+        // "the server [...] MAY request that the client stop sending" (RFC 9114 4.1)
+        let _ = receive.stop(quic(ErrorCode::NoError));
+        send.write_all(&response).await?;
+        if send.finish().is_ok() {
+            let _ = send.stopped().await;
+        }
+        Ok(())
+    };
+    // an error means that nobody wants to know
+    let _ = session.step(answer).await;
+    SessionError::Refused(status)
+}
+
+/// The first stream that the client opens in the session with this id.
+async fn first_stream(
+    connection: &quinn::Connection,
+    id: u64,
+) -> Result<(SendStream, RecvStream), SessionError> {
+    loop {
+        let (send, mut receive) = connection.accept_bi().await?;
+        match h3::opening(&mut receive).await {
+            Ok(Opening::WebTransport(session)) if session == id => return Ok((send, receive)),
+            // a session id is the id of a bidirectional stream of the client's
+            Ok(Opening::WebTransport(session)) if session % 4 != 0 => {
+                return Err(SessionError::Broken(ErrorCode::Id));
+            }
+            Ok(Opening::WebTransport(_)) => {
+                reject(send, receive, ErrorCode::BufferedStreamRejected);
+            }
+            Ok(Opening::Other) | Err(H3Error::Ended) => {
+                reject(send, receive, ErrorCode::RequestRejected);
+            }
+            Err(H3Error::Broken(code)) => return Err(SessionError::Broken(code)),
+        }
+    }
+}
+
+/// Rejects all further requests and streams of the session, unread.
+async fn refuse_streams(connection: quinn::Connection) -> SessionError {
+    loop {
+        match connection.accept_bi().await {
+            Ok((send, receive)) => reject(send, receive, ErrorCode::RequestRejected),
+            Err(error) => return error.into(),
+        }
+    }
+}
+
+fn reject(mut send: SendStream, mut receive: RecvStream, code: ErrorCode) {
+    // errors mean that the peer was faster
+    let _ = send.reset(quic(code));
+    let _ = receive.stop(quic(code));
+}
+
+/// What the peer's unidirectional streams have said.
+#[derive(Debug, Default)]
+struct Peer {
+    /// Streams of which there may be one: a bit each.
+    taken: AtomicU8,
+    settings: Notify,
+}
+
+impl Peer {
+    /// "Only one [...] stream per peer is permitted; receipt of a second stream claiming to be [one] MUST be
+    /// treated as a connection error" (RFC 9114 6.2.1, RFC 9204 4.2).
+    fn take(&self, kind: StreamKind) -> Result<(), ErrorCode> {
+        let bit = 1 << kind as u8;
+        match self.taken.fetch_or(bit, Ordering::Relaxed) & bit {
+            0 => Ok(()),
+            _ => Err(ErrorCode::StreamCreation),
+        }
+    }
+}
+
+/// Follows all unidirectional streams of the peer's, of which the transport parameters allow a few.
+async fn unidirectional(connection: quinn::Connection, peer: Arc<Peer>) -> SessionError {
+    let mut streams = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            stream = connection.accept_uni() => match stream {
+                Ok(stream) => streams.push(follow(stream, peer.clone())),
+                Err(error) => return error.into(),
+            },
+            Some(ended) = streams.next() => {
+                if let Err(code) = ended {
+                    // the streams of a lost connection end, too
+                    return match connection.close_reason() {
+                        Some(error) => error.into(),
+                        None => SessionError::Broken(code),
+                    };
+                }
+            }
+        }
+    }
+}
+
+async fn follow(mut stream: RecvStream, peer: Arc<Peer>) -> Result<(), ErrorCode> {
+    let kind = match h3::stream_kind(&mut stream).await {
+        Ok(kind) => kind,
+        Err(H3Error::Broken(code)) => return Err(code),
+        // "a receiver MUST tolerate unidirectional streams being closed [...] prior to the reception of the
+        // unidirectional stream header" (RFC 9114 6.2)
+        Err(H3Error::Ended) => return Ok(()),
+    };
+    match kind {
+        StreamKind::Control => {
+            peer.take(kind)?;
+            Err(h3::control(&mut stream, || peer.settings.notify_one()).await)
+        }
+        StreamKind::QpackEncoder | StreamKind::QpackDecoder => {
+            peer.take(kind)?;
+            // without a dynamic table there is nothing to say on it
+            h3::drain(&mut stream).await;
+            Err(ErrorCode::ClosedCriticalStream)
+        }
+        StreamKind::WebTransport => {
+            let _ = stream.stop(quic(ErrorCode::BufferedStreamRejected));
+            Ok(())
+        }
+        StreamKind::Unknown => {
+            let _ = stream.stop(quic(ErrorCode::StreamCreation));
+            Ok(())
+        }
+    }
+}
