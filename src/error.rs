@@ -201,8 +201,7 @@ impl PeerMisbehaved {
     /// The reason with which a session ends over this.
     ///
     /// As in Node: what the Engine.IO decoder refuses is a "parse error", what breaks Engine.IO's
-    /// order a "transport error", what the Socket.IO decoder refuses a "forced close" and what breaks
-    /// Socket.IO's order a "forced server close".
+    /// order a "transport error", and what the Socket.IO layer refuses a "forced close".
     pub fn close_reason(self) -> CloseReason {
         match self {
             Self::IllegalFrameLength
@@ -223,8 +222,9 @@ impl PeerMisbehaved {
             | Self::AttachmentsOverdue
             | Self::AttachmentOutOfOrder
             | Self::InvalidPayload
-            | Self::InvalidAckId => CloseReason::ForcedClose,
-            Self::PacketOutOfOrder | Self::TooManyNamespaces => CloseReason::ForcedServerClose,
+            | Self::InvalidAckId
+            | Self::PacketOutOfOrder
+            | Self::TooManyNamespaces => CloseReason::ForcedClose,
         }
     }
 }

@@ -4,6 +4,8 @@
 //! can make new time series. Counting costs one atomic addition: the counter behind each label is
 //! looked up once, at the start, which also makes every series visible from zero.
 
+mod bus;
+
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -13,6 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+pub(crate) use self::bus::BusMetrics;
 use crate::engine::TransportKind;
 use crate::engine::handshake::HandshakeError;
 use crate::engine::session::ProbeFailure;
@@ -61,32 +64,8 @@ pub struct Metrics {
     pub(crate) handler_panics: Counter,
     /// When the certificate ends, in seconds of Unix time; 0 while there is none.
     pub(crate) certificate_not_after: Gauge,
-    /// Is there a connection to Redis? (1 without a cluster).
-    pub(crate) bus_connected: Gauge,
-    /// Connections to Redis that broke.
-    pub(crate) bus_reconnects: Counter,
-    /// Own messages that Redis stored.
-    pub(crate) bus_published: Counter,
-    /// Messages of other nodes.
-    pub(crate) bus_received: Counter,
-    /// Messages of other nodes that nobody here was meant by.
-    pub(crate) bus_skipped: Counter,
-    /// Own messages delivered here without Redis.
-    pub(crate) bus_local_deliveries: Counter,
-    /// Times that messages of other nodes may have been lost.
-    pub(crate) bus_gaps: Counter,
-    /// Batches that Redis refused to store.
-    pub(crate) bus_refusals: Counter,
-    /// Messages of other nodes that could not be read.
-    pub(crate) bus_malformed: Counter,
-    /// Requests and replies dropped unread.
-    pub(crate) bus_requests_lost: Counter,
-    /// Own messages on their way through Redis.
-    pub(crate) bus_queue_messages: Gauge,
-    /// Bytes of own messages on their way through Redis.
-    pub(crate) bus_queue_bytes: Gauge,
-    /// Age of the newest message of the bus when it was read, in milliseconds.
-    pub(crate) bus_lag_ms: Gauge,
+    /// The bus.
+    pub(crate) bus: BusMetrics,
 }
 
 impl Metrics {
@@ -129,56 +108,8 @@ impl Metrics {
             inbox_pauses: counter(r, "inbox_pauses", "Pauses in reading, for lagging handlers"),
             handler_errors: counter(r, "handler_errors", "Handlers that returned an error"),
             handler_panics: counter(r, "handler_panics", "Handlers that panicked"),
-            bus_connected: gauge(
-                r,
-                "bus_connected",
-                "Is there a connection to Redis? (1 without a cluster)",
-            ),
-            bus_reconnects: counter(r, "bus_reconnects", "Connections to Redis that broke"),
-            bus_published: counter(r, "bus_published", "Own messages that Redis stored"),
-            bus_received: counter(r, "bus_received", "Messages of other nodes"),
-            bus_skipped: counter(
-                r,
-                "bus_skipped",
-                "Messages of other nodes that nobody here was meant by",
-            ),
-            bus_local_deliveries: counter(
-                r,
-                "bus_local_deliveries",
-                "Own messages delivered here without Redis",
-            ),
-            bus_gaps: counter(
-                r,
-                "bus_gaps",
-                "Times that messages of other nodes may have been lost",
-            ),
-            bus_refusals: counter(r, "bus_refusals", "Batches that Redis refused to store"),
-            bus_malformed: counter(
-                r,
-                "bus_malformed",
-                "Messages of other nodes that could not be read",
-            ),
-            bus_requests_lost: counter(
-                r,
-                "bus_requests_lost",
-                "Requests and replies dropped unread",
-            ),
-            bus_queue_messages: gauge(
-                r,
-                "bus_queue_messages",
-                "Own messages on their way through Redis",
-            ),
-            bus_queue_bytes: gauge(
-                r,
-                "bus_queue_bytes",
-                "Bytes of own messages on their way through Redis",
-            ),
-            bus_lag_ms: gauge(
-                r,
-                "bus_lag_ms",
-                "Age of the newest message of the bus when it was read, in milliseconds",
-            ),
             certificate_not_after,
+            bus: BusMetrics::register(r),
             registry,
         }
     }

@@ -231,7 +231,10 @@ async fn a_signal_ends_every_client_in_the_way_of_its_transport() {
         for client in clients {
             let (kind, (before, end)) = within("a client's end", client).await.unwrap();
             assert_eq!(before, [], "{kind}: no DISCONNECT, or clients would not come back");
-            let expected = if kind == Polling { End::Packet } else { End::Code(1001) };
+            let expected = match kind {
+                Polling => End::Packet,
+                WebSocket | TransportKind::WebTransport => End::Code(1001),
+            };
             assert_eq!(end, expected, "{kind}");
         }
         assert_eq!(process.ended().await.code(), Some(0));

@@ -321,8 +321,8 @@ async fn packets_out_of_order_close_the_connection(kind: TransportKind) {
         let mut client = ground.joined(kind).await;
         client.send(packet).await;
         client.ends_properly(1000).await;
-        // Node: what does not fit the state is a "forced server close"
-        let end = ("/".to_owned(), CloseReason::ForcedServerClose);
+        // Node: what does not fit the state is a "forced close"
+        let end = ("/".to_owned(), CloseReason::ForcedClose);
         assert_eq!(ground.next_end().await, end, "{packet}");
         let count = (fresh.len() + at) as i64 + 1;
         assert_eq!(ground.server.metric(broken), count, "{packet}");
@@ -465,7 +465,7 @@ async fn packets_for_a_namespace_that_is_being_joined_close_the_connection(kind:
         client.send("40/slow,").await;
         client.send(packet).await;
         client.ends_properly(1000).await;
-        let end = ("/".to_owned(), CloseReason::ForcedServerClose);
+        let end = ("/".to_owned(), CloseReason::ForcedClose);
         assert_eq!(ground.next_end().await, end, "{packet}");
     }
     door.add_permits(3);

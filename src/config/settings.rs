@@ -141,128 +141,357 @@ macro_rules! cookie_setting {
 /// Every setting, in the order of the help text. `cookie` stands before what it makes a place for.
 // A row of a few long lines is easier to read than one of eight short ones.
 #[rustfmt::skip]
+fn some_text(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 pub(super) const SETTINGS: &[Setting] = &[
-    setting!("listen-address", listen.address, ADDRESS, "",
-        "Address to bind; `::` takes IPv6 and IPv4."),
-    setting!("port", listen.port, PORT, "",
-        "Port for TCP (HTTP, WebSocket) and UDP (QUIC) alike; 0 lets the system choose."),
-    setting!("admin-port", listen.admin_port, OFF_OR_PORT, "",
-        "TCP port for /healthz, /readyz, /acceptz and /metrics; off: they are on the main port."),
+    setting!(
+        "listen-address",
+        listen.address,
+        ADDRESS,
+        "",
+        "Address to bind; `::` takes IPv6 and IPv4."
+    ),
+    setting!(
+        "port",
+        listen.port,
+        PORT,
+        "",
+        "Port for TCP (HTTP, WebSocket) and UDP (QUIC) alike; 0 lets the system choose."
+    ),
+    setting!(
+        "admin-port",
+        listen.admin_port,
+        OFF_OR_PORT,
+        "",
+        "TCP port for /healthz, /readyz, /acceptz and /metrics; off: they are on the main port."
+    ),
     Setting {
-        name: "tls-cert", placeholder: "FILE", node: "", secret: false,
+        name: "tls-cert",
+        placeholder: "FILE",
+        node: "",
+        secret: false,
         about: "Certificate chain (PEM) for HTTPS and QUIC; without it plain HTTP, and a self-signed one for QUIC.",
-        read: |config, text| { tls(config).cert = text.into(); Ok(()) },
+        read: |config, text| {
+            tls(config).cert = text.into();
+            Ok(())
+        },
         show: |config| config.tls.as_ref().map_or_else(String::new, |tls| show_path(&tls.cert)),
     },
     Setting {
-        name: "tls-key", placeholder: "FILE", node: "", secret: false,
+        name: "tls-key",
+        placeholder: "FILE",
+        node: "",
+        secret: false,
         about: "Private key (PEM) of the certificate.",
-        read: |config, text| { tls(config).key = text.into(); Ok(()) },
-        show: |config| config.tls.as_ref().map_or_else(String::new, |tls| show_path(&tls.key)),
-    },
-    setting!("socketio-path", engine.path, URL_PATH, "path",
-        "URL path of the protocol."),
-    setting!("transports", engine.transports, TRANSPORTS, "transports",
-        "Transports that clients may use."),
-    setting!("allow-upgrades", engine.allow_upgrades, SWITCH, "allowUpgrades",
-        "May a session move to a better transport?"),
-    setting!("ping-interval", engine.ping_interval, DURATION, "pingInterval",
-        "Time between two pings."),
-    setting!("ping-timeout", engine.ping_timeout, DURATION, "pingTimeout",
-        "How long after a ping its pong may take."),
-    setting!("upgrade-timeout", engine.upgrade_timeout, DURATION, "upgradeTimeout",
-        "How long an upgrade may take, and the first packet of a new WebTransport session."),
-    setting!("max-payload", engine.max_payload, SIZE, "maxHttpBufferSize",
-        "Largest message, frame or POST body that a client may send."),
-    setting!("poll-close-timeout", engine.poll_close_timeout, DURATION, "",
-        "How long a closing polling session waits for the poll that takes the close packet."),
-    setting!("http-compression", engine.http_compression, COMPRESSION, "httpCompression",
-        "Compress polling answers from this size on."),
-    setting!("per-message-deflate", engine.per_message_deflate, COMPRESSION, "perMessageDeflate",
-        "Compress WebSocket messages from this size on; costs memory for each connection."),
-    Setting {
-        name: "cookie", placeholder: "off or NAME", node: "cookie", secret: false,
-        about: "Name of a cookie with the session id in the first polling answer (Node's usual name: io).",
         read: |config, text| {
-            config.engine.cookie = (text != "off")
-                .then(|| Cookie { name: text.to_owned(), ..Cookie::default() });
+            tls(config).key = text.into();
             Ok(())
         },
-        show: |config| config.engine.cookie.as_ref().map_or("off", |cookie| &cookie.name).to_owned(),
+        show: |config| config.tls.as_ref().map_or_else(String::new, |tls| show_path(&tls.key)),
     },
-    cookie_setting!("cookie-path", path, TEXT, "cookie.path",
-        "Path of the cookie."),
-    cookie_setting!("cookie-http-only", http_only, SWITCH, "cookie.httpOnly",
-        "Is the cookie hidden from scripts?"),
-    cookie_setting!("cookie-same-site", same_site, SAME_SITE, "cookie.sameSite",
-        "SameSite of the cookie; none wants cookie-secure."),
-    cookie_setting!("cookie-secure", secure, SWITCH, "cookie.secure",
-        "Is the cookie for HTTPS only?"),
-    cookie_setting!("cookie-max-age", max_age, OFF_OR_DURATION, "cookie.maxAge",
-        "Life of the cookie (Node counts seconds); off: until the browser is closed."),
-    setting!("allowed-origins", engine.origins, ORIGINS, "cors.origin",
-        "Web pages that may connect, on every transport alike; clients that send no Origin always may."),
-    setting!("cors-credentials", engine.cors_credentials, SWITCH, "cors.credentials",
-        "May pages of another origin send cookies along?"),
-    setting!("cors-max-age", engine.cors_max_age, OFF_OR_DURATION, "cors.maxAge",
-        "How long a browser may keep the answer to a preflight request (Node counts seconds); off: not said."),
-    setting!("outbox-bytes", engine.outbox_bytes, SIZE, "",
-        "Bytes that may wait for one client that does not read, before it is closed."),
-    setting!("connect-timeout", socketio.connect_timeout, DURATION, "connectTimeout",
-        "How long a client may stay without a namespace."),
-    setting!("parser", socketio.parser, PARSER, "parser",
-        "How packets are written; clients have to use the same."),
-    setting!("max-attachments", socketio.max_attachments, COUNT, "maxAttachments",
-        "Most binary attachments of one packet from a client."),
-    setting!("max-namespaces", socketio.max_namespaces, COUNT, "",
-        "Most namespaces that one connection may join."),
-    setting!("inbox-events", socketio.inbox_events, COUNT, "",
-        "Events that may wait for the handlers of one socket, before we stop reading from its client."),
-    setting!("inbox-bytes", socketio.inbox_bytes, SIZE, "",
-        "Bytes that may wait likewise; at least max-payload."),
-    setting!("max-pending-acks", socketio.max_pending_acks, COUNT, "",
-        "Most acknowledgements that one socket may owe."),
-    setting!("cleanup-empty-child-namespaces", socketio.cleanup_empty_child_namespaces, SWITCH,
-        "cleanupEmptyChildNamespaces",
-        "Are child namespaces dropped when their last socket leaves?"),
-    setting!("webtransport-keep-alive", webtransport.keep_alive, DURATION, "",
-        "Time without traffic after which a QUIC keep-alive is sent."),
-    setting!("webtransport-idle-timeout", webtransport.idle_timeout, DURATION, "",
-        "Time without any packet of the peer after which a QUIC connection is dead."),
-    setting!("webtransport-segmentation-offload", webtransport.segmentation_offload, SWITCH, "",
-        "May several UDP packets go to the system in one call (GSO)? Some virtual networks mangle those."),
-    setting!("webtransport-max-pending-handshakes", webtransport.max_pending_handshakes, COUNT, "",
-        "QUIC handshakes above which new ones must prove their address; above 4 times as many they are refused."),
-    setting!("log-filter", log.filter, TEXT, "",
-        "What is logged, in the syntax of RUST_LOG: info, or warn,quicket::engine=debug."),
-    setting!("log-format", log.format, LOG_FORMAT, "",
-        "Form of the log's lines."),
-    setting!("shutdown-grace", shutdown_grace, DURATION, "",
-        "How long a shutdown may take before the sessions that are left are cut."),
+    setting!("socketio-path", engine.path, URL_PATH, "path", "URL path of the protocol."),
+    setting!(
+        "transports",
+        engine.transports,
+        TRANSPORTS,
+        "transports",
+        "Transports that clients may use."
+    ),
+    setting!(
+        "allow-upgrades",
+        engine.allow_upgrades,
+        SWITCH,
+        "allowUpgrades",
+        "May a session move to a better transport?"
+    ),
+    setting!(
+        "ping-interval",
+        engine.ping_interval,
+        DURATION,
+        "pingInterval",
+        "Time between two pings."
+    ),
+    setting!(
+        "ping-timeout",
+        engine.ping_timeout,
+        DURATION,
+        "pingTimeout",
+        "How long after a ping its pong may take."
+    ),
+    setting!(
+        "upgrade-timeout",
+        engine.upgrade_timeout,
+        DURATION,
+        "upgradeTimeout",
+        "How long an upgrade may take, and the first packet of a new WebTransport session."
+    ),
+    setting!(
+        "max-payload",
+        engine.max_payload,
+        SIZE,
+        "maxHttpBufferSize",
+        "Largest message, frame or POST body that a client may send."
+    ),
+    setting!(
+        "poll-close-timeout",
+        engine.poll_close_timeout,
+        DURATION,
+        "",
+        "How long a closing polling session waits for the poll that takes the close packet."
+    ),
+    setting!(
+        "http-compression",
+        engine.http_compression,
+        COMPRESSION,
+        "httpCompression",
+        "Compress polling answers from this size on."
+    ),
+    setting!(
+        "per-message-deflate",
+        engine.per_message_deflate,
+        COMPRESSION,
+        "perMessageDeflate",
+        "Compress WebSocket messages from this size on; costs memory for each connection."
+    ),
     Setting {
-        name: "redis-url", placeholder: "URL", node: "", secret: true,
-        about: "Redis or Valkey that joins nodes into a cluster: redis://, rediss://, redis-sentinel://, redis-cluster://.",
-        read: |config, text| { config.redis.url = (!text.is_empty()).then(|| text.to_owned()); Ok(()) },
+        name: "cookie",
+        placeholder: "off or NAME",
+        node: "cookie",
+        secret: false,
+        about: "Name of a cookie with the session id in the first polling answer (Node's usual name: io).",
+        read: |config, text| {
+            config.engine.cookie =
+                (text != "off").then(|| Cookie { name: text.to_owned(), ..Cookie::default() });
+            Ok(())
+        },
+        show: |config| {
+            config.engine.cookie.as_ref().map_or("off", |cookie| &cookie.name).to_owned()
+        },
+    },
+    cookie_setting!("cookie-path", path, TEXT, "cookie.path", "Path of the cookie."),
+    cookie_setting!(
+        "cookie-http-only",
+        http_only,
+        SWITCH,
+        "cookie.httpOnly",
+        "Is the cookie hidden from scripts?"
+    ),
+    cookie_setting!(
+        "cookie-same-site",
+        same_site,
+        SAME_SITE,
+        "cookie.sameSite",
+        "SameSite of the cookie; none wants cookie-secure."
+    ),
+    cookie_setting!(
+        "cookie-secure",
+        secure,
+        SWITCH,
+        "cookie.secure",
+        "Is the cookie for HTTPS only?"
+    ),
+    cookie_setting!(
+        "cookie-max-age",
+        max_age,
+        OFF_OR_DURATION,
+        "cookie.maxAge",
+        "Life of the cookie (Node counts seconds); off: until the browser is closed."
+    ),
+    setting!(
+        "allowed-origins",
+        engine.origins,
+        ORIGINS,
+        "cors.origin",
+        "Web pages that may connect, on every transport alike; clients that send no Origin always may."
+    ),
+    setting!(
+        "cors-credentials",
+        engine.cors_credentials,
+        SWITCH,
+        "cors.credentials",
+        "May pages of another origin send cookies along?"
+    ),
+    setting!(
+        "cors-max-age",
+        engine.cors_max_age,
+        OFF_OR_DURATION,
+        "cors.maxAge",
+        "How long a browser may keep the answer to a preflight request (Node counts seconds); off: not said."
+    ),
+    setting!(
+        "outbox-bytes",
+        engine.outbox_bytes,
+        SIZE,
+        "",
+        "Bytes that may wait for one client that does not read, before it is closed."
+    ),
+    setting!(
+        "connect-timeout",
+        socketio.connect_timeout,
+        DURATION,
+        "connectTimeout",
+        "How long a client may stay without a namespace."
+    ),
+    setting!(
+        "parser",
+        socketio.parser,
+        PARSER,
+        "parser",
+        "How packets are written; clients have to use the same."
+    ),
+    setting!(
+        "max-attachments",
+        socketio.max_attachments,
+        COUNT,
+        "maxAttachments",
+        "Most binary attachments of one packet from a client."
+    ),
+    setting!(
+        "max-namespaces",
+        socketio.max_namespaces,
+        COUNT,
+        "",
+        "Most namespaces that one connection may join."
+    ),
+    setting!(
+        "inbox-events",
+        socketio.inbox_events,
+        COUNT,
+        "",
+        "Events that may wait for the handlers of one socket, before we stop reading from its client."
+    ),
+    setting!(
+        "inbox-bytes",
+        socketio.inbox_bytes,
+        SIZE,
+        "",
+        "Bytes that may wait likewise; at least max-payload."
+    ),
+    setting!(
+        "max-pending-acks",
+        socketio.max_pending_acks,
+        COUNT,
+        "",
+        "Most acknowledgements that one socket may owe."
+    ),
+    setting!(
+        "cleanup-empty-child-namespaces",
+        socketio.cleanup_empty_child_namespaces,
+        SWITCH,
+        "cleanupEmptyChildNamespaces",
+        "Are child namespaces dropped when their last socket leaves?"
+    ),
+    setting!(
+        "webtransport-keep-alive",
+        webtransport.keep_alive,
+        DURATION,
+        "",
+        "Time without traffic after which a QUIC keep-alive is sent."
+    ),
+    setting!(
+        "webtransport-idle-timeout",
+        webtransport.idle_timeout,
+        DURATION,
+        "",
+        "Time without any packet of the peer after which a QUIC connection is dead."
+    ),
+    setting!(
+        "webtransport-segmentation-offload",
+        webtransport.segmentation_offload,
+        SWITCH,
+        "",
+        "May several UDP packets go to the system in one call (GSO)? Some virtual networks mangle those."
+    ),
+    setting!(
+        "webtransport-max-pending-handshakes",
+        webtransport.max_pending_handshakes,
+        COUNT,
+        "",
+        "QUIC handshakes above which new ones must prove their address; above 4 times as many they are refused."
+    ),
+    setting!(
+        "log-filter",
+        log.filter,
+        TEXT,
+        "",
+        "What is logged, in the syntax of RUST_LOG: info, or warn,quicket::engine=debug."
+    ),
+    setting!("log-format", log.format, LOG_FORMAT, "", "Form of the log's lines."),
+    setting!(
+        "shutdown-grace",
+        shutdown_grace,
+        DURATION,
+        "",
+        "How long a shutdown may take before the sessions that are left are cut."
+    ),
+    Setting {
+        name: "redis-url",
+        placeholder: "URL",
+        node: "",
+        secret: true,
+        about: "Redis or Valkey of a cluster: redis://, rediss://, redis-sentinel://, redis-cluster://.",
+        read: |config, text| {
+            config.redis.url = some_text(text);
+            Ok(())
+        },
         show: |config| config.redis.url.clone().unwrap_or_default(),
     },
     Setting {
-        name: "redis-password", placeholder: "TEXT", node: "", secret: true,
+        name: "redis-password",
+        placeholder: "TEXT",
+        node: "",
+        secret: true,
         about: "Password for Redis; wins over the one in the URL.",
-        read: |config, text| { config.redis.password = (!text.is_empty()).then(|| text.to_owned()); Ok(()) },
+        read: |config, text| {
+            config.redis.password = some_text(text);
+            Ok(())
+        },
         show: |config| config.redis.password.clone().unwrap_or_default(),
     },
-    setting!("redis-stream-name", redis.stream_name, TEXT, "streamName",
-        "Name of the stream, or of the streams before their number."),
-    setting!("redis-stream-count", redis.stream_count, STREAMS, "streamCount",
-        "Streams that namespaces are spread over; the same on all nodes."),
-    setting!("redis-channel-prefix", redis.channel_prefix, TEXT, "channelPrefix",
-        "Begins the names of the pub/sub channels."),
-    setting!("redis-sharded-pubsub", redis.sharded_pubsub, SWITCH, "useShardedPubSub",
-        "Use sharded pub/sub (Redis 7 or newer); the same on all nodes."),
-    setting!("redis-max-len", redis.max_len, ENTRIES, "maxLen",
-        "Entries that a stream keeps, about."),
-    setting!("redis-queue-bytes", redis.queue_bytes, SIZE, "",
-        "Bytes of events that may wait for Redis; above it emits are refused."),
+    setting!(
+        "redis-stream-name",
+        redis.stream_name,
+        TEXT,
+        "streamName",
+        "Name of the stream, or of the streams before their number."
+    ),
+    setting!(
+        "redis-stream-count",
+        redis.stream_count,
+        STREAMS,
+        "streamCount",
+        "Streams that namespaces are spread over; the same on all nodes."
+    ),
+    setting!(
+        "redis-channel-prefix",
+        redis.channel_prefix,
+        TEXT,
+        "channelPrefix",
+        "Begins the names of the pub/sub channels."
+    ),
+    setting!(
+        "redis-sharded-pubsub",
+        redis.sharded_pubsub,
+        SWITCH,
+        "useShardedPubSub",
+        "Use sharded pub/sub (Redis 7 or newer); the same on all nodes."
+    ),
+    setting!(
+        "redis-max-len",
+        redis.max_len,
+        ENTRIES,
+        "maxLen",
+        "Entries that a stream keeps, about."
+    ),
+    setting!(
+        "redis-queue-bytes",
+        redis.queue_bytes,
+        SIZE,
+        "",
+        "Bytes of events that may wait for Redis; above it emits are refused."
+    ),
 ];
 
 fn tls(config: &mut Config) -> &mut TlsFiles {
@@ -274,111 +503,5 @@ fn show_path(path: &Path) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn every_default_is_read_back_as_itself() {
-        for setting in SETTINGS {
-            let mut config = Config::default();
-            config.engine.cookie = Some(Cookie::default());
-            let before = config.clone();
-            let shown = (setting.show)(&config);
-            if !shown.is_empty() {
-                assert_eq!((setting.read)(&mut config, &shown), Ok(()), "{}", setting.name);
-            }
-            assert_eq!(config, before, "{}", setting.name);
-        }
-    }
-
-    #[test]
-    fn every_setting_changes_its_own_place() {
-        let other = |setting: &Setting| match (setting.show)(&Config::default()).as_str() {
-            "true" => "false",
-            "false" => "true",
-            "::" => "127.0.0.1",
-            "same-origin" => "*",
-            "json" => "msgpack",
-            "text" => "json",
-            "lax" => "strict",
-            "info" => "debug",
-            "polling,websocket,webtransport" => "polling",
-            "/" | "/socket.io/" => "/x/",
-            "" => "/etc/file.pem",
-            _ => "77",
-        };
-        let start = Config {
-            engine: super::super::EngineConfig {
-                cookie: Some(Cookie::default()),
-                ..Default::default()
-            },
-            ..Config::default()
-        };
-        for setting in SETTINGS {
-            let mut config = start.clone();
-            assert_eq!((setting.read)(&mut config, other(setting)), Ok(()), "{}", setting.name);
-            let changed: Vec<_> = SETTINGS
-                .iter()
-                .filter(|each| (each.show)(&config) != (each.show)(&start))
-                .map(|each| each.name)
-                .collect();
-            assert_eq!(changed, [setting.name]);
-        }
-    }
-
-    #[test]
-    fn no_name_is_taken_twice_or_by_the_system() {
-        let mut names: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
-        for taken in
-            ["PATH", "HOME", "HOSTNAME", "USER", "SHELL", "TERM", "LANG", "TZ", "PWD", "TMPDIR"]
-        {
-            assert!(!names.iter().any(|name| name == taken), "{taken}");
-        }
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), SETTINGS.len());
-    }
-
-    #[test]
-    fn a_secret_is_never_shown() {
-        let setting = Setting { secret: true, ..*by_name("log-filter") };
-        let line = setting.mistake(Some("environment LOG_FILTER"), "hunter2", "text");
-        assert_eq!(line, "log-filter (environment LOG_FILTER): the value must be text");
-    }
-
-    #[test]
-    fn a_long_value_is_cut_in_messages() {
-        let line = by_name("port").mistake(None, &"é".repeat(1000), "a port");
-        assert!(line.len() < 400, "{line}");
-    }
-
-    const INTRODUCTION: &str = "# Configuration\n\n\
-        Every setting has one name, written as a flag, in the environment and as a key of the TOML file \
-        that `--config FILE` names; a flag wins over the environment, that over the file, and that over \
-        the default.\n\
-        Durations are `25s`, `300ms`, `2m`, `1h` or plain milliseconds, sizes are bytes with an optional \
-        `k`, `M`, `Ki` or `Mi`, an empty variable counts as not set, and `--check-config` reports every \
-        mistake without starting.\n\n\
-        This table is generated from `src/config/settings.rs`: `UPDATE_DOCS=1 cargo test config`.\n\n";
-
-    #[test]
-    fn the_reference_in_docs_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
-        let wanted = format!("{INTRODUCTION}{}", Config::reference_markdown());
-        if option_env!("UPDATE_DOCS").is_some() {
-            std::fs::write(path, &wanted).unwrap();
-        }
-        let written = std::fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(written, wanted, "run UPDATE_DOCS=1 cargo test config");
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_makes_a_reader_panic(text in "\\PC{0,24}") {
-            for setting in SETTINGS {
-                let _ = (setting.read)(&mut Config::default(), &text);
-            }
-        }
-    }
-}
+#[path = "settings_tests.rs"]
+mod tests;

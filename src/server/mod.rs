@@ -133,7 +133,7 @@ impl Builder<ForSocketIo> {
         let running = self.core(|_, config, metrics, node| {
             let bus: Arc<dyn Bus> = match &config.redis.url {
                 None => {
-                    metrics.bus_connected.set(1);
+                    metrics.bus.connected.set(1);
                     Arc::new(MemoryBus::default())
                 }
                 Some(_) => {

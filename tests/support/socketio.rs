@@ -411,7 +411,8 @@ impl WtReader {
             match self.stream.read(&mut chunk).await {
                 Ok(Some(len)) => self.bytes.extend(&chunk[..len]),
                 Ok(None) | Err(_) => {
-                    let end = match self.connection.closed().await {
+                    let ended = self.connection.accept_uni().await;
+                    let end = match ended.expect_err("the server opens none") {
                         ConnectionError::ApplicationClosed(close) => {
                             End::Code(close.code().into_inner())
                         }

@@ -53,7 +53,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
                 strong.started.send_replace(true);
                 let result = epoch.run(&strong, Arc::downgrade(&strong)).await;
                 strong.set_connected(false);
-                strong.metrics.bus_reconnects.inc();
+                strong.metrics.bus.reconnects.inc();
                 result
             }
             Err(error) => Err(error),
@@ -235,7 +235,7 @@ async fn catch_up(
 }
 
 fn gap(shared: &Shared, stream: &Stream, what: &str) {
-    shared.metrics.bus_gaps.inc();
+    shared.metrics.bus.gaps.inc();
     tracing::error!(stream = stream.name, what, "events of other nodes may be lost");
 }
 
@@ -305,7 +305,7 @@ async fn read(shared: Weak<Shared>, reader: Client, stream: Arc<Stream>) -> Resu
         if let Some((last, _)) = entries.last() {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             let lag = (now.as_millis() as u64).saturating_sub(last.ms);
-            shared.metrics.bus_lag_ms.set(lag as i64);
+            shared.metrics.bus.lag_ms.set(lag as i64);
         }
         for (id, fields) in entries {
             shared.apply(&stream, id, fields);
@@ -332,11 +332,11 @@ async fn store(shared: Weak<Shared>, writer: Client, stream: Arc<Stream>) -> Res
                 for (number, id) in numbers.iter().zip(ids) {
                     feed.stored(*number, id);
                 }
-                metrics.bus_published.inc_by(numbers.len() as u64);
+                metrics.bus.published.inc_by(numbers.len() as u64);
             }
             Err(error) if is_refusal(&error) => {
                 stream.feed.lock().refused(&numbers);
-                metrics.bus_refusals.inc();
+                metrics.bus.refusals.inc();
                 tracing::warn!(error = error.details(), "Redis refuses to store events");
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
@@ -461,7 +461,7 @@ async fn listen(
             Ok(message) => message,
             Err(broadcast::error::RecvError::Lagged(lost)) => {
                 if let Some(shared) = shared.upgrade() {
-                    shared.metrics.bus_requests_lost.inc_by(lost);
+                    shared.metrics.bus.requests_lost.inc_by(lost);
                 }
                 continue;
             }
@@ -478,7 +478,7 @@ async fn listen(
             }
             Ok(_) => {} // our own, or not for this namespace
             Err(error) => {
-                strong.metrics.bus_malformed.inc();
+                strong.metrics.bus.malformed.inc();
                 tracing::warn!(%error, "a message of a channel cannot be read");
             }
         }

@@ -289,25 +289,25 @@ impl Shared {
             Ok(Some(entry)) => entry,
             Ok(None) => return,
             Err(error) => {
-                self.metrics.bus_malformed.inc();
+                self.metrics.bus.malformed.inc();
                 tracing::warn!(%error, "an entry of the stream cannot be read");
                 return;
             }
         };
-        self.metrics.bus_received.inc();
+        self.metrics.bus.received.inc();
         let Some(space) = self.space(&entry.nsp) else { return };
         // nobody here is meant: the payload need not be looked at
         if entry
             .target()
             .is_some_and(|target| !space.live().iter().any(|replica| replica.addresses(target)))
         {
-            self.metrics.bus_skipped.inc();
+            self.metrics.bus.skipped.inc();
             return;
         }
         match entry.into_message(self.codec) {
             Ok(message) => space.deliver(&message),
             Err(error) => {
-                self.metrics.bus_malformed.inc();
+                self.metrics.bus.malformed.inc();
                 tracing::warn!(%error, "an entry of the stream cannot be read");
             }
         }
@@ -322,14 +322,14 @@ impl Shared {
     /// Own messages that Redis did not bring back.
     fn deliver_late(&self, messages: Vec<(Str, Message)>) {
         for (nsp, message) in messages {
-            self.metrics.bus_local_deliveries.inc();
+            self.metrics.bus.local_deliveries.inc();
             self.deliver(&nsp, &message);
         }
     }
 
     fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Release);
-        self.metrics.bus_connected.set(connected.into());
+        self.metrics.bus.connected.set(connected.into());
         if !connected {
             *self.channels.lock() = None;
             self.requests.fail_all();
@@ -347,8 +347,8 @@ impl Shared {
             messages += feed.len();
             bytes += feed.bytes();
         }
-        self.metrics.bus_queue_messages.set(messages as i64);
-        self.metrics.bus_queue_bytes.set(bytes as i64);
+        self.metrics.bus.queue_messages.set(messages as i64);
+        self.metrics.bus.queue_bytes.set(bytes as i64);
     }
 }
 

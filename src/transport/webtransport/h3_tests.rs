@@ -220,7 +220,9 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_a_stream_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn no_bytes_make_a_stream_reader_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
         let _ = control(&mut &bytes[..], || {}).now_or_never();
         let _ = connect(&mut &bytes[..]).now_or_never();
         let _ = request(&mut &bytes[..]).now_or_never();

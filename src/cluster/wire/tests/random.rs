@@ -169,9 +169,8 @@ proptest! {
             let request = Request::ServerSideEmit { args, wanted: false };
             let payload = request_payload(UID, "/", Some("r"), &request).unwrap();
             let read = Envelope::parse(&payload, PEER, codec).unwrap().unwrap();
-            let Kind::Request { request: Request::ServerSideEmit { args, .. }, .. } = read.kind else {
-                panic!("{read:?}")
-            };
+            let Kind::Request { request, .. } = read.kind else { panic!("{read:?}") };
+            let Request::ServerSideEmit { args, .. } = request else { panic!("{request:?}") };
             prop_assert_eq!(to_msgpack(&args).unwrap(), before);
 
             let answer = codec.args_from_list(&[Binary(&list)][..], false).unwrap();
