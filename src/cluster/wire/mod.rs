@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | broadcasts, joins, leaves, disconnects | entries of a stream | [`entry_fields`], [`Entry`] |
 //! | requests and replies | pub/sub | [`request_payload`], [`reply_payload`], [`Envelope`] |
-//! | sessions for recovery | keys | [`Session`] |
+//! | sessions for recovery | keys | `session::Session` |
 //! | names of streams and channels, positions | | [`stream_name`], [`channels`], [`StreamId`] |
 //!
 //! Two encodings: JSON text, and `@msgpack/msgpack` 2.8 (see [`msgpack`]) for all of pub/sub and for

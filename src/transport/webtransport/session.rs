@@ -302,7 +302,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// "Only one [...] stream per peer is permitted; receipt of a second stream claiming to be [one] MUST be
+    /// "Only one ... stream per peer is permitted; receipt of a second stream claiming to be one MUST be
     /// treated as a connection error" (RFC 9114 6.2.1, RFC 9204 4.2).
     fn take(&self, kind: StreamKind) -> Result<(), ErrorCode> {
         let bit = 1 << kind as u8;
