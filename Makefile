@@ -3,6 +3,8 @@
 CARGO ?= cargo
 NPM := npm --no-audit --no-fund --loglevel=error
 export CARGO_TERM_COLOR ?= auto
+# one fetch of a crate that fails for a moment must not fail a build
+export CARGO_NET_RETRY ?= 5
 
 .PHONY: help run frontend test check setup suites clean
 
@@ -38,21 +40,27 @@ tests/%/node_modules/.installed: tests/%/package.json tests/%/package-lock.json
 	@touch $@
 
 setup: tests/interop/node_modules/.installed tests/browser/node_modules/.installed
-	scripts/debian-packages chromium firefox-esr
+	scripts/debian-packages chromium firefox-esr redis-server
+
+# the official clients' tests drive the examples, which the debug build has already
+EXAMPLES := $(CURDIR)/target/debug/examples
+INTEROP := QUICKET_INTEROP=$(EXAMPLES)/interop QUICKET_CHAT=$(EXAMPLES)/chat QUICKET_EMBED=$(EXAMPLES)/embed
+NODE_TEST := node --test --test-reporter=spec
 
 test: frontend setup
-	$(CARGO) build --release --bin quicket --examples
-	$(CARGO) test --workspace --no-fail-fast
-	cd tests/interop && node --test --test-reporter=spec
-	cd tests/browser && node --test --test-reporter=spec
+	$(CARGO) test --no-fail-fast
+	$(CARGO) build --examples
+	cd tests/interop && $(INTEROP) $(NODE_TEST)
+	$(CARGO) build --release --bin quicket
+	cd tests/browser && $(NODE_TEST)
 
 # --- static checks
 
 check: frontend
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
 	$(CARGO) test --test tidy
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
 	scripts/cargo-deny
 
 clean:

@@ -106,6 +106,9 @@ pub enum PeerMisbehaved {
     /// A frame, message or body over `max_payload`.
     #[error("payload over the limit")]
     PayloadTooLarge,
+    /// A WebTransport frame over `max_payload`, which engine.io-parser calls an error packet.
+    #[error("frame over the limit")]
+    FrameTooLarge,
     /// A WebTransport frame of length zero, or a length that cannot be (engine.io-parser).
     #[error("illegal frame length")]
     IllegalFrameLength,
@@ -175,6 +178,7 @@ impl PeerMisbehaved {
     pub fn label(self) -> &'static str {
         match self {
             Self::PayloadTooLarge => "payload_too_large",
+            Self::FrameTooLarge => "frame_too_large",
             Self::IllegalFrameLength => "illegal_frame_length",
             Self::InvalidUtf8 => "invalid_utf8",
             Self::IllegalWebSocketFrame => "illegal_websocket_frame",
@@ -205,6 +209,7 @@ impl PeerMisbehaved {
     pub fn close_reason(self) -> CloseReason {
         match self {
             Self::IllegalFrameLength
+            | Self::FrameTooLarge
             | Self::UnknownEnginePacket
             | Self::InvalidBase64
             | Self::InvalidUtf8 => CloseReason::ParseError,

@@ -64,3 +64,8 @@ pub use self::socketio::{
     FromArgs, HandlerError, HandlerFuture, IntoRooms, Namespace, Outcome, RemoteSocket, Sender,
     ServerAck, Socket,
 };
+
+/// The README's application compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -315,6 +315,7 @@ label!(
     Self::label,
     [
         PayloadTooLarge,
+        FrameTooLarge,
         IllegalFrameLength,
         InvalidUtf8,
         IllegalWebSocketFrame,

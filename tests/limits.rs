@@ -72,8 +72,12 @@ async fn a_message_above_max_payload_does_not(kind: TransportKind) {
     } else {
         client.try_send(&sized(MAX_PAYLOAD + 1)).await;
         assert_eq!(client.until_end().await, []);
-        assert_eq!(server.session_end().await, CloseReason::TransportError);
-        assert_eq!(server.misbehaved("payload_too_large"), 1);
+        let (reason, rule) = match kind {
+            WebTransport => (CloseReason::ParseError, "frame_too_large"),
+            _ => (CloseReason::TransportError, "payload_too_large"),
+        };
+        assert_eq!(server.session_end().await, reason);
+        assert_eq!(server.misbehaved(rule), 1);
     }
     server.end().await;
 }
@@ -168,17 +172,16 @@ async fn bad_websocket_frames_are_named() {
 #[tokio::test]
 async fn bad_webtransport_frames_are_named() {
     let length = "illegal_frame_length";
-    let large = "payload_too_large";
+    let large = "frame_too_large";
     let parse = CloseReason::ParseError;
-    let error = CloseReason::TransportError;
     for (bytes, rule, reason) in [
         (vec![0x00], length, parse),
         (vec![0x80], length, parse),
         (vec![126, 0, 0], length, parse),
         (vec![127, 0, 0, 0, 0, 0, 0, 0, 0], length, parse),
-        (vec![126, 0x03, 0xe9], large, error), // 1001, before any of it came
-        ([&[127][..], &1_001u64.to_be_bytes()].concat(), large, error),
-        (vec![0xff; 9], large, error),
+        (vec![126, 0x03, 0xe9], large, parse), // 1001, before any of it came
+        ([&[127][..], &1_001u64.to_be_bytes()].concat(), large, parse),
+        (vec![0xff; 9], large, parse),
         (vec![2, b'4', 0xff], "invalid_utf8", parse),
         (vec![1, b'7'], "unknown_engine_packet", parse),
     ] {
@@ -214,7 +217,7 @@ async fn a_stream_that_ends_within_a_frame_ends_the_session() {
 async fn bad_first_bytes_of_a_webtransport_stream_are_named() {
     for (bytes, rule) in [
         (&[0x00][..], "illegal_frame_length"),
-        (&[0xff; 9], "payload_too_large"),
+        (&[0xff; 9], "frame_too_large"),
         (&[2, b'0', 0xff], "invalid_utf8"),
         (&[1, b'x'], "unknown_engine_packet"),
     ] {

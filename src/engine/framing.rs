@@ -91,7 +91,7 @@ impl LengthPrefixed {
     /// The next whole frame.
     ///
     /// # Errors
-    /// [`PeerMisbehaved::IllegalFrameLength`] for a length of zero, [`PeerMisbehaved::PayloadTooLarge`]
+    /// [`PeerMisbehaved::IllegalFrameLength`] for a length of zero, [`PeerMisbehaved::FrameTooLarge`]
     /// as soon as a longer one than allowed is announced, [`PeerMisbehaved::InvalidUtf8`].
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, PeerMisbehaved> {
         let Some((binary, header, length)) = self.header() else {
@@ -101,7 +101,7 @@ impl LengthPrefixed {
             return Err(PeerMisbehaved::IllegalFrameLength);
         }
         if length > self.max_payload as u64 {
-            return Err(PeerMisbehaved::PayloadTooLarge);
+            return Err(PeerMisbehaved::FrameTooLarge);
         }
         let length = length as usize;
         if self.buffer.len() < header + length {
@@ -239,10 +239,10 @@ mod tests {
         assert_eq!(at_limit.next_frame(), Ok(Some(text("4123456789"))));
         let mut over = LengthPrefixed::new(10);
         over.push(b"\x0b");
-        assert_eq!(over.next_frame(), Err(PeerMisbehaved::PayloadTooLarge));
+        assert_eq!(over.next_frame(), Err(PeerMisbehaved::FrameTooLarge));
         let mut huge = LengthPrefixed::new(10);
         huge.push(&[0xff; 9]);
-        assert_eq!(huge.next_frame(), Err(PeerMisbehaved::PayloadTooLarge));
+        assert_eq!(huge.next_frame(), Err(PeerMisbehaved::FrameTooLarge));
         let mut zero = LengthPrefixed::new(10);
         zero.push(&[0x80]);
         assert_eq!(zero.next_frame(), Err(PeerMisbehaved::IllegalFrameLength));
