@@ -6,10 +6,11 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run frontend test check setup suites clean
+.PHONY: help run cluster frontend test check setup clean
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
+	@echo "make cluster Redis and two nodes, on ports 3000 and 3001, that draw together"
 	@echo "make test    all tests: Rust, official clients, real browsers (installs what it needs)"
 	@echo "make check   formatting, lints, docs, licences"
 	@echo "PORT=8080 make run takes another port; the other settings are in docs/configuration.md"
@@ -17,6 +18,11 @@ help:
 run: frontend
 	$(CARGO) build --release --bin quicket
 	exec ./target/release/quicket
+
+cluster: frontend
+	scripts/debian-packages redis-server
+	$(CARGO) build --release --bin quicket
+	exec scripts/cluster
 
 # --- the page that the binary embeds
 
@@ -44,7 +50,8 @@ setup: tests/interop/node_modules/.installed tests/browser/node_modules/.install
 
 # the official clients' tests drive the examples, which the debug build has already
 EXAMPLES := $(CURDIR)/target/debug/examples
-INTEROP := QUICKET_INTEROP=$(EXAMPLES)/interop QUICKET_CHAT=$(EXAMPLES)/chat QUICKET_EMBED=$(EXAMPLES)/embed
+INTEROP := QUICKET_INTEROP=$(EXAMPLES)/interop QUICKET_CHAT=$(EXAMPLES)/chat QUICKET_EMBED=$(EXAMPLES)/embed \
+	QUICKET_CLUSTER_PEER=$(EXAMPLES)/cluster_peer
 NODE_TEST := node --test --test-reporter=spec
 
 test: frontend setup

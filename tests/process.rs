@@ -282,5 +282,5 @@ async fn the_grace_period_is_the_longest_that_an_end_can_take() {
     client.join("/").await;
     process.signal("TERM").await;
     process.line("grace period").await;
-    assert_eq!(process.ended().await.code(), Some(1), "a session was cut off");
+    assert_eq!(process.ended().await.code(), Some(0), "a client that vanished is no failure");
 }

@@ -17,6 +17,7 @@ pub(crate) mod wire;
 
 use std::sync::{Arc, Weak};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use self::message::{Message, Reply, Request, Target};
@@ -30,6 +31,9 @@ pub(crate) trait Bus: Send + Sync {
 
     /// Is the node cut off from the others for now?
     fn is_degraded(&self) -> bool;
+
+    /// Publishes what was accepted and leaves the cluster; takes no longer than a few seconds.
+    fn close(&self) -> BoxFuture<'static, ()>;
 }
 
 /// The log of one namespace, as one node holds it.

@@ -231,6 +231,9 @@ impl Core {
         while self.is_busy() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(POLL_SHUTDOWN).await;
         }
+        if let Protocol::SocketIo(socketio) = &self.protocol {
+            socketio.close_bus().await;
+        }
         self.advance(Phase::Closed);
         self.registry.len()
     }

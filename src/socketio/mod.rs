@@ -148,6 +148,11 @@ impl SocketIo {
         self.bus.is_degraded()
     }
 
+    /// Leaves the cluster, after what was accepted is published.
+    pub(crate) async fn close_bus(&self) {
+        self.bus.close().await;
+    }
+
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(work);
     }

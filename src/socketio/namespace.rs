@@ -380,8 +380,8 @@ impl Replica for Inner {
 
     fn answer(&self, request: &Request, replies: mpsc::UnboundedSender<Reply>) {
         match request {
-            Request::ServerSideEmit { args, .. } => {
-                self.server_side.deliver(self, args, Some(replies));
+            Request::ServerSideEmit { args, wanted } => {
+                self.server_side.deliver(self, args, wanted.then_some(replies));
             }
             Request::FetchSockets { target } => {
                 let sockets = self.connected(target).iter().map(Socket::info).collect();

@@ -8,8 +8,7 @@ use bytes::Bytes;
 use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::{
-    ClientInterface, ClientLike, EventInterface, PubsubInterface, StreamsInterface,
-    TransactionInterface,
+    ClientInterface, ClientLike, EventInterface, StreamsInterface, TransactionInterface,
 };
 use fred::types::client::ClientKillFilter;
 use fred::types::config::ConnectionConfig;
@@ -17,10 +16,10 @@ use fred::types::{Builder, Message as ChannelMessage, Value};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 
+use super::channels::{listen, post, subscribe};
 use super::feed::Fields;
-use super::{Post, Shared, Space, Stream};
-use crate::cluster::message::Reply;
-use crate::cluster::wire::{self, Envelope, Kind, StreamId};
+use super::{Post, Shared, Stream};
+use crate::cluster::wire::StreamId;
 
 /// Entries stored in one transaction.
 const STORE_BATCH: usize = 128;
@@ -29,11 +28,13 @@ const READ_COUNT: u64 = 500;
 /// How long one read waits at Redis (Node's adapter: 5 s).
 const READ_BLOCK: Duration = Duration::from_secs(5);
 /// A command that takes longer says that the connection is dead.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(4);
+/// The same for a new connection. `fred` does not notice when one is cut during its first commands.
+const INIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Messages of channels that may wait for us to look at them.
 const CHANNEL_CAPACITY: usize = 16 * 1024;
-/// How often a request that waits asks whether its nodes still live.
-const CENSUS: Duration = Duration::from_millis(500);
+/// How often a node that leaves looks whether everything is published.
+const LEAVE_POLL: Duration = Duration::from_millis(5);
 /// Pauses between attempts to connect.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -43,30 +44,37 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 /// Keeps a connection as long as the bus lives.
 pub(super) async fn run(shared: Weak<Shared>) {
     let mut backoff = BACKOFF_FIRST;
-    let mut writer_ids: Vec<i64> = Vec::new();
+    let mut old_writer = None;
+    let Some(mut closing) = shared.upgrade().map(|shared| shared.closing.subscribe()) else {
+        return;
+    };
     loop {
         let Some(strong) = shared.upgrade() else { return };
+        if *closing.borrow() {
+            strong.closed.send_replace(true);
+            return;
+        }
         let begun = Instant::now();
-        let result = match Epoch::begin(&strong, &mut writer_ids).await {
+        let result = match Epoch::begin(&strong, &mut old_writer).await {
             Ok(epoch) => {
                 tracing::info!("connected to Redis");
                 strong.started.send_replace(true);
-                let result = epoch.run(&strong, Arc::downgrade(&strong)).await;
-                strong.set_connected(false);
-                strong.metrics.bus.reconnects.inc();
-                result
+                drop(strong); // the bus ends when nobody else holds it
+                epoch.run(&shared).await
             }
             Err(error) => Err(error),
         };
-        drop(strong);
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !*closing.borrow()
+        {
             tracing::warn!(error = error.details(), "no connection to Redis");
         }
         if begun.elapsed() > BACKOFF_MAX {
             backoff = BACKOFF_FIRST; // it had worked
         }
         // jitter, so that the nodes of a cluster do not come back all at once
-        tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.5))).await;
+        let pause = backoff.mul_f64(rand::random_range(0.5..1.5));
+        let _ = tokio::time::timeout(pause, closing.wait_for(|closing| *closing)).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
@@ -77,20 +85,22 @@ struct Epoch {
     readers: Vec<(Client, Arc<Stream>)>,
     subscriber: SubscriberClient,
     messages: broadcast::Receiver<ChannelMessage>,
-    posts: mpsc::UnboundedReceiver<Post>,
+    posts: mpsc::Receiver<Post>,
 }
 
 impl Epoch {
     /// Connects, makes sure that the last epoch can store nothing more, and reads every stream to its end.
-    async fn begin(shared: &Arc<Shared>, writer_ids: &mut Vec<i64>) -> Result<Self, Error> {
+    async fn begin(
+        shared: &Arc<Shared>,
+        old_writer: &mut Option<Vec<ClientKillFilter>>,
+    ) -> Result<Self, Error> {
         let writer = connect(shared).await?;
         // What the old connection had sent may still lie in Redis' socket. Nothing of it may be stored after
         // we have looked what was stored.
-        for id in writer_ids.drain(..) {
-            let kill = vec![ClientKillFilter::ID(id.to_string())];
-            let _: Result<i64, Error> = timed(writer.client_kill(kill)).await;
+        if let Some(old) = old_writer.clone() {
+            end_writer(&writer, old).await?;
         }
-        writer_ids.extend(writer.connection_ids().into_values());
+        *old_writer = filters_of(&writer).await?;
         let subscriber = builder(shared).build_subscriber_client()?;
         init(&subscriber).await?;
         let messages = subscriber.message_rx();
@@ -101,7 +111,7 @@ impl Epoch {
             catch_up(shared, &reader, stream, first).await?;
             readers.push((reader, stream.clone()));
         }
-        let (sender, posts) = mpsc::unbounded_channel();
+        let (sender, posts) = mpsc::channel(CHANNEL_CAPACITY);
         // from here on new namespaces announce themselves; those that are there are announced now
         *shared.channels.lock() = Some(sender.clone());
         let spaces: Vec<_> = shared.spaces.read().values().cloned().collect();
@@ -112,8 +122,8 @@ impl Epoch {
         Ok(Self { writer, readers, subscriber, messages, posts })
     }
 
-    /// Runs until anything breaks.
-    async fn run(self, shared: &Arc<Shared>, weak: Weak<Shared>) -> Result<(), Error> {
+    /// Runs until anything breaks, or the bus is closed and everything published.
+    async fn run(self, weak: &Weak<Shared>) -> Result<(), Error> {
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
         for (reader, stream) in self.readers {
             let (writer, storing) = (self.writer.clone(), stream.clone());
@@ -123,10 +133,19 @@ impl Epoch {
         tasks.spawn(listen(weak.clone(), self.messages, self.writer.clone()));
         tasks.spawn(post(weak.clone(), self.posts, self.writer.clone(), self.subscriber.clone()));
         tasks.spawn(watch_connection(self.subscriber.clone()));
-        tasks.spawn(measure(weak));
+        tasks.spawn(measure(weak.clone()));
+        tasks.spawn(leave(weak.clone()));
         let result = tasks.join_next().await;
-        shared.set_connected(false);
+        if let Some(shared) = weak.upgrade() {
+            shared.set_connected(false);
+        }
         tasks.shutdown().await;
+        if let Some(shared) = weak.upgrade() {
+            shared.requests.fail_all(); // those that began while the tasks ended
+            if !*shared.closing.borrow() {
+                shared.metrics.bus.reconnects.inc();
+            }
+        }
         let _ = tokio::time::timeout(Duration::from_millis(100), self.writer.quit()).await;
         let _ = tokio::time::timeout(Duration::from_millis(100), self.subscriber.quit()).await;
         match result {
@@ -134,6 +153,38 @@ impl Epoch {
             _ => Err(Error::new(ErrorKind::Unknown, "a task of the bus ended")),
         }
     }
+}
+
+/// What names a connection beyond doubt. A number alone does not: after a restart Redis gives it to another
+/// node. `None` if Redis does not tell.
+async fn filters_of(writer: &Client) -> Result<Option<Vec<ClientKillFilter>>, Error> {
+    let info: String = match timed(writer.client_info()).await {
+        Ok(info) => info,
+        Err(error) if is_answer(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let field = |name: &str| {
+        let mut fields = info.split_whitespace().filter_map(|field| field.split_once('='));
+        fields.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+    };
+    Ok(field("id")
+        .zip(field("addr"))
+        .map(|(id, address)| vec![ClientKillFilter::ID(id), ClientKillFilter::Addr(address)]))
+}
+
+async fn end_writer(writer: &Client, old: Vec<ClientKillFilter>) -> Result<(), Error> {
+    match timed(writer.client_kill::<Value>(old)).await {
+        Err(error) if is_answer(&error) => {
+            tracing::warn!(error = error.details(), "cannot end the old connection to Redis");
+            Ok(())
+        }
+        result => result.map(drop),
+    }
+}
+
+/// Has Redis said no? Otherwise the connection is in doubt.
+fn is_answer(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled)
 }
 
 fn builder(shared: &Shared) -> Builder {
@@ -158,11 +209,18 @@ async fn connect(shared: &Shared) -> Result<Client, Error> {
 }
 
 async fn init(client: &impl ClientLike) -> Result<(), Error> {
-    timed(async { client.init().await.map(drop) }).await
+    timed_for(INIT_TIMEOUT, async { client.init().await.map(drop) }).await
 }
 
-async fn timed<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(COMMAND_TIMEOUT, command).await {
+pub(super) async fn timed<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timed_for(COMMAND_TIMEOUT, command).await
+}
+
+async fn timed_for<T>(
+    time: Duration,
+    command: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(time, command).await {
         Ok(result) => result,
         Err(_) => Err(Error::new(ErrorKind::Timeout, "Redis does not answer")),
     }
@@ -247,8 +305,10 @@ async fn fetch(
     block: Option<Duration>,
 ) -> Result<Vec<RawEntry>, Error> {
     let cursor = stream.feed.lock().cursor().to_string();
+    let time = COMMAND_TIMEOUT + block.unwrap_or_default();
     let block = block.map(|block| block.as_millis() as u64);
-    let reply = timed(reader.xread::<Value, _, _>(Some(READ_COUNT), block, &stream.name, cursor));
+    let reply = reader.xread::<Value, _, _>(Some(READ_COUNT), block, &stream.name, cursor);
+    let reply = timed_for(time, reply);
     parse_read(reply.await?)
 }
 
@@ -367,169 +427,6 @@ fn is_refusal(error: &Error) -> bool {
     ["OOM", "EXECABORT", "MISCONF", "BUSY"].iter().any(|code| details.starts_with(code))
 }
 
-// --- the channels
-
-async fn subscribe(
-    shared: &Shared,
-    subscriber: &SubscriberClient,
-    space: &Space,
-) -> Result<(), Error> {
-    let channels = vec![space.channels.public.clone(), space.channels.private.clone()];
-    if shared.config.sharded_pubsub {
-        for channel in channels {
-            timed(subscriber.ssubscribe(channel)).await?;
-        }
-        Ok(())
-    } else {
-        timed(subscriber.subscribe(channels)).await
-    }
-}
-
-async fn publish(
-    shared: &Shared,
-    writer: &Client,
-    channel: &str,
-    payload: Vec<u8>,
-) -> Result<(), Error> {
-    let payload = Bytes::from(payload);
-    if shared.config.sharded_pubsub {
-        timed(writer.spublish::<(), _, _>(channel, payload)).await
-    } else {
-        timed(writer.publish::<(), _, _>(channel, payload)).await
-    }
-}
-
-/// Nodes that have the namespace, this one included (Node's `serverCount`).
-async fn node_count(shared: &Shared, writer: &Client, channel: &str) -> Result<usize, Error> {
-    let counts: HashMap<String, usize> = if shared.config.sharded_pubsub {
-        timed(writer.pubsub_shardnumsub(channel)).await?
-    } else {
-        timed(writer.pubsub_numsub(channel)).await?
-    };
-    Ok(counts.values().sum())
-}
-
-/// Publishes requests and replies.
-async fn post(
-    shared: Weak<Shared>,
-    mut posts: mpsc::UnboundedReceiver<Post>,
-    writer: Client,
-    subscriber: SubscriberClient,
-) -> Result<(), Error> {
-    while let Some(post) = posts.recv().await {
-        let Some(strong) = shared.upgrade() else { return Ok(()) };
-        match post {
-            Post::Publish { channel, payload } => {
-                publish(&strong, &writer, &channel, payload).await?;
-            }
-            Post::Subscribe(space) => subscribe(&strong, &subscriber, &space).await?,
-            Post::Ask { space, payload, id, replies, counts_acks } => {
-                let channel = &space.channels.public;
-                let others = node_count(&strong, &writer, channel).await?.saturating_sub(1);
-                if others == 0 {
-                    continue; // dropping `replies` says so
-                }
-                strong.requests.begin(id.clone(), replies, others, counts_acks);
-                publish(&strong, &writer, channel, payload).await?;
-                tokio::spawn(census(shared.clone(), writer.clone(), channel.clone(), id));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// While a request waits: nodes that are gone will not answer.
-async fn census(shared: Weak<Shared>, writer: Client, channel: String, id: String) {
-    loop {
-        tokio::time::sleep(CENSUS).await;
-        let Some(shared) = shared.upgrade() else { return };
-        let Ok(count) = node_count(&shared, &writer, &channel).await else { return };
-        if !shared.requests.limit(&id, count.saturating_sub(1)) {
-            return;
-        }
-    }
-}
-
-/// Takes requests and replies from the channels.
-async fn listen(
-    shared: Weak<Shared>,
-    mut messages: broadcast::Receiver<ChannelMessage>,
-    writer: Client,
-) -> Result<(), Error> {
-    loop {
-        let message = match messages.recv().await {
-            Ok(message) => message,
-            Err(broadcast::error::RecvError::Lagged(lost)) => {
-                if let Some(shared) = shared.upgrade() {
-                    shared.metrics.bus.requests_lost.inc_by(lost);
-                }
-                continue;
-            }
-            Err(broadcast::error::RecvError::Closed) => {
-                return Err(Error::new(ErrorKind::IO, "the subscriber is gone"));
-            }
-        };
-        let Some(strong) = shared.upgrade() else { return Ok(()) };
-        let Some(space) = space_of(&strong, &message.channel) else { continue };
-        let Some(payload) = message.value.into_bytes() else { continue };
-        match Envelope::parse(&payload, &space.uid, strong.codec) {
-            Ok(Some(envelope)) if envelope.nsp == space.nsp => {
-                handle(&strong, &writer, &space, envelope);
-            }
-            Ok(_) => {} // our own, or not for this namespace
-            Err(error) => {
-                strong.metrics.bus.malformed.inc();
-                tracing::warn!(%error, "a message of a channel cannot be read");
-            }
-        }
-    }
-}
-
-fn space_of(shared: &Shared, channel: &str) -> Option<Arc<Space>> {
-    let spaces = shared.spaces.read();
-    let mine =
-        |space: &&Arc<Space>| space.channels.public == channel || space.channels.private == channel;
-    spaces.values().find(mine).cloned()
-}
-
-fn handle(shared: &Arc<Shared>, writer: &Client, space: &Arc<Space>, envelope: Envelope) {
-    match envelope.kind {
-        Kind::Reply { reply, request_id } => shared.requests.answer(&request_id, reply),
-        Kind::Request { request, request_id } => {
-            let (replies, receiver) = mpsc::unbounded_channel();
-            for replica in space.live() {
-                replica.answer(&request, replies.clone());
-            }
-            drop(replies);
-            if let Some(id) = request_id {
-                let asker =
-                    wire::channels(&shared.config.channel_prefix, &space.nsp, &envelope.uid);
-                let (shared, writer, space) = (shared.clone(), writer.clone(), space.clone());
-                tokio::spawn(relay(shared, writer, space, receiver, asker.private, id));
-            }
-        }
-    }
-}
-
-/// Sends the answers of this node to who asked.
-async fn relay(
-    shared: Arc<Shared>,
-    writer: Client,
-    space: Arc<Space>,
-    mut replies: mpsc::UnboundedReceiver<Reply>,
-    channel: String,
-    id: String,
-) {
-    while let Some(reply) = replies.recv().await {
-        let Ok(payload) = wire::reply_payload(&space.uid, &space.nsp, &id, &reply) else {
-            continue;
-        };
-        if publish(&shared, &writer, &channel, payload).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Ends when the subscriber's connection does, which no command of ours would notice.
 async fn watch_connection(subscriber: SubscriberClient) -> Result<(), Error> {
     let mut errors = subscriber.error_rx();
@@ -537,6 +434,19 @@ async fn watch_connection(subscriber: SubscriberClient) -> Result<(), Error> {
         Ok((error, _)) => Err(error),
         Err(_) => Err(Error::new(ErrorKind::IO, "the subscriber is gone")),
     }
+}
+
+/// Ends when the bus is closed and all that it accepted is published.
+async fn leave(shared: Weak<Shared>) -> Result<(), Error> {
+    let Some(mut closing) = shared.upgrade().map(|shared| shared.closing.subscribe()) else {
+        return Ok(());
+    };
+    // an error says that the bus is gone
+    let _ = closing.wait_for(|closing| *closing).await;
+    while shared.upgrade().is_some_and(|shared| !shared.is_idle()) {
+        tokio::time::sleep(LEAVE_POLL).await;
+    }
+    Ok(())
 }
 
 async fn measure(shared: Weak<Shared>) -> Result<(), Error> {

@@ -18,7 +18,7 @@
 //! tell a repetition, whatever caused it.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::cluster::BusFull;
 use crate::cluster::message::Message;
@@ -60,20 +60,11 @@ pub(super) enum Read {
     Known,
 }
 
-/// Bounds and times.
-#[derive(Clone, Debug)]
-pub(super) struct Limits {
-    /// Bytes of own messages that may be under way.
-    pub(super) bytes: usize,
-    /// How long Redis may take to give an own message back before it is delivered here all the same.
-    pub(super) local_deadline: Duration,
-}
-
 #[derive(Debug)]
 pub(super) struct Feed {
     items: VecDeque<Item>,
     bytes: usize,
-    limits: Limits,
+    max_bytes: usize,
     next_number: u64,
     cursor: StreamId,
     /// The highest number of each other node, by its uid.
@@ -86,11 +77,12 @@ pub(super) struct Feed {
 const MAX_NODES: usize = 4096;
 
 impl Feed {
-    pub(super) fn new(cursor: StreamId, limits: Limits) -> Self {
+    /// `max_bytes`: of own messages that may be under way.
+    pub(super) fn new(cursor: StreamId, max_bytes: usize) -> Self {
         Self {
             items: VecDeque::new(),
             bytes: 0,
-            limits,
+            max_bytes,
             next_number: 0,
             cursor,
             numbers: HashMap::new(),
@@ -118,19 +110,19 @@ impl Feed {
         self.bytes
     }
 
-    /// Takes an own message.
+    /// Takes an own message. When Redis has not given it back at `due`, it is delivered here all the same.
     ///
     /// # Errors
     /// [`BusFull`] when too much is under way already; a single message of any size fits.
     pub(super) fn push(
         &mut self,
-        now: Instant,
+        due: Instant,
         nsp: Str,
         message: Message,
         mut fields: Fields,
     ) -> Result<(), BusFull> {
         let bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        if !self.items.is_empty() && self.bytes + bytes > self.limits.bytes {
+        if !self.items.is_empty() && self.bytes + bytes > self.max_bytes {
             return Err(BusFull);
         }
         self.next_number += 1;
@@ -142,7 +134,7 @@ impl Feed {
             message,
             fields,
             bytes,
-            due: now + self.limits.local_deadline,
+            due,
             state: State::Waiting,
             delivered: false,
         });
@@ -151,9 +143,10 @@ impl Feed {
 
     /// The next messages to store, in order; they count as sent from now on.
     pub(super) fn take_batch(&mut self, max: usize) -> Vec<(u64, Fields)> {
-        let waiting = self.items.iter_mut().filter(|item| item.state == State::Waiting);
+        // they are stored in order, so those that wait are the last ones
+        let first = self.items.partition_point(|item| item.state != State::Waiting);
+        let waiting = self.items.range_mut(first..).take(max);
         waiting
-            .take(max)
             .map(|item| {
                 item.state = State::Sent;
                 (item.number, item.fields.clone())
@@ -261,9 +254,16 @@ impl Feed {
         }
     }
 
+    /// Where the messages begin that were not delivered. What is due rises with the number, but for messages
+    /// of a moment in which the connection broke: those are delivered with the ones before them.
+    fn first_undelivered(&self) -> usize {
+        self.items.partition_point(|item| item.delivered)
+    }
+
     /// Messages that Redis has not given back in time, for delivery on this node.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<(Str, Message)> {
-        let late = self.items.iter_mut().filter(|item| !item.delivered && item.due <= now);
+        let first = self.first_undelivered();
+        let late = self.items.range_mut(first..).take_while(|item| item.due <= now);
         late.map(|item| {
             item.delivered = true;
             (item.nsp.clone(), item.message.clone())
@@ -273,7 +273,17 @@ impl Feed {
 
     /// When [`Feed::overdue`] has something to say next.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.items.iter().find(|item| !item.delivered).map(|item| item.due)
+        self.items.get(self.first_undelivered()).map(|item| item.due)
+    }
+
+    /// Is the last message the one that [`Feed::next_due`] speaks of? Then nobody waits for it yet.
+    pub(super) fn next_is_last(&self) -> bool {
+        self.first_undelivered() + 1 == self.items.len()
+    }
+
+    /// Is there a message that had to be delivered without Redis, and is not published yet?
+    pub(super) fn is_late(&self) -> bool {
+        self.items.front().is_some_and(|item| item.delivered)
     }
 
     fn position(&self, number: u64) -> Option<usize> {
@@ -288,12 +298,13 @@ impl Feed {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::cluster::message::Target;
 
-    fn limits() -> Limits {
-        Limits { bytes: 1_000, local_deadline: Duration::from_millis(500) }
-    }
+    const MAX_BYTES: usize = 1_000;
+    const DEADLINE: Duration = Duration::from_millis(500);
 
     fn id(ms: u64) -> StreamId {
         StreamId { ms, seq: 0 }
@@ -312,10 +323,11 @@ mod tests {
     }
 
     fn feed(names: &[&str]) -> (Feed, Instant) {
-        let mut feed = Feed::new(id(0), limits());
+        let mut feed = Feed::new(id(0), MAX_BYTES);
         let now = Instant::now();
         for name in names {
-            feed.push(now, "/".into(), message(name), vec![("data", (*name).into())]).unwrap();
+            feed.push(now + DEADLINE, "/".into(), message(name), vec![("data", (*name).into())])
+                .unwrap();
         }
         (feed, now)
     }
@@ -378,9 +390,24 @@ mod tests {
         assert_eq!(names(feed.overdue(now + Duration::from_millis(500))), ["a", "b"]);
         assert!(feed.overdue(now + Duration::from_secs(9)).is_empty());
         assert_eq!(feed.next_due(), None);
+        assert!(feed.is_late());
         assert_eq!(own(&mut feed, 1, 1), None);
         assert_eq!(own(&mut feed, 2, 2), None);
-        assert_eq!(feed.len(), 0);
+        assert_eq!((feed.len(), feed.is_late()), (0, false));
+    }
+
+    /// Behind messages that still wait to be published, too.
+    #[test]
+    fn the_first_message_that_may_become_late_is_announced() {
+        let (mut feed, now) = feed(&["a", "b"]);
+        assert!(!feed.next_is_last(), "a is waited for");
+        feed.overdue(now + DEADLINE);
+        let mut push = |name: &'static str| {
+            feed.push(now + DEADLINE, "/".into(), message(name), Vec::new()).unwrap();
+            feed.next_is_last()
+        };
+        assert!(push("c"));
+        assert!(!push("d"));
     }
 
     #[test]
@@ -423,13 +450,13 @@ mod tests {
 
     #[test]
     fn the_bound_holds_and_one_large_message_fits() {
-        let mut feed = Feed::new(id(0), limits());
+        let mut feed = Feed::new(id(0), MAX_BYTES);
         let mut push = |bytes: usize| {
             feed.push(Instant::now(), "/".into(), message("x"), vec![("d", "x".repeat(bytes - 1))])
         };
         assert_eq!(push(5_000), Ok(()));
         assert_eq!(push(1), Err(BusFull));
-        let mut feed = Feed::new(id(0), limits());
+        let mut feed = Feed::new(id(0), MAX_BYTES);
         let mut push = |bytes: usize| {
             feed.push(Instant::now(), "/".into(), message("x"), vec![("d", "x".repeat(bytes - 1))])
         };

@@ -9,6 +9,7 @@
 //! anew, after a pause with jitter. What was under way is in the feeds and is not lost by that. While there
 //! is no epoch, or Redis is slow, own messages are delivered on this node without it (G6).
 
+mod channels;
 mod epoch;
 mod feed;
 mod requests;
@@ -19,12 +20,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use fred::types::config::Config as ClientConfig;
+use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, watch};
 
-use self::feed::{Feed, Limits, Read};
+use self::feed::{Feed, Read};
 use self::requests::Requests;
-use super::message::{Message, Request};
+use super::message::{Message, Reply, Request};
 use super::wire::{self, Entry, StreamId};
 use super::{Bus, Log, Replica, Replies};
 use crate::config::RedisConfig;
@@ -35,6 +37,9 @@ use crate::socketio::packet::Codec;
 
 /// How long Redis may take to give an own message back, before it is delivered here all the same.
 const LOCAL_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How long a node that leaves may take to publish what it has accepted.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The bus. Cheap to clone.
 #[derive(Clone)]
@@ -51,11 +56,17 @@ struct Shared {
     streams: Vec<Arc<Stream>>,
     requests: Requests,
     /// Things to publish on channels, for the epoch that is there; dropped without one.
-    channels: Mutex<Option<mpsc::UnboundedSender<Post>>>,
+    channels: Mutex<Option<mpsc::Sender<Post>>>,
     connected: AtomicBool,
     /// Turns true when the first epoch has read where each stream ends.
     started: watch::Sender<bool>,
     request_ids: AtomicU64,
+    /// Begins the uids of this node.
+    node: String,
+    /// Turns true when the node is to leave the cluster.
+    closing: watch::Sender<bool>,
+    /// Turns true when it has left.
+    closed: watch::Sender<bool>,
 }
 
 /// A namespace of this node, as its peers see it.
@@ -87,15 +98,29 @@ enum Post {
         payload: Vec<u8>,
     },
     /// Ask how many nodes there are, then begin to wait and publish.
-    Ask {
-        space: Arc<Space>,
-        payload: Vec<u8>,
-        id: String,
-        replies: mpsc::UnboundedSender<super::message::Reply>,
-        counts_acks: bool,
-    },
+    Ask(Ask),
     /// A namespace is new: subscribe to its channels.
     Subscribe(Arc<Space>),
+    /// A namespace is gone: peers must not count it any more.
+    Unsubscribe(Arc<Space>),
+}
+
+/// A request on its way. Wherever it is dropped before it was sent, who asked learns of it.
+struct Ask {
+    space: Arc<Space>,
+    payload: Vec<u8>,
+    id: String,
+    /// Taken when the request begins to wait for its replies.
+    replies: Option<mpsc::UnboundedSender<Reply>>,
+    counts_acks: bool,
+}
+
+impl Drop for Ask {
+    fn drop(&mut self) {
+        if let Some(replies) = self.replies.take() {
+            let _ = replies.send(Reply::Missing(1));
+        }
+    }
 }
 
 impl RedisBus {
@@ -109,7 +134,7 @@ impl RedisBus {
         metrics: Arc<Metrics>,
     ) -> Result<Self, ServeError> {
         let client = client_config(&config)?;
-        let limits = Limits { bytes: config.queue_bytes, local_deadline: LOCAL_DEADLINE };
+        let queue_bytes = config.queue_bytes;
         let names = wire::streams_to_read(&config.stream_name, config.stream_count);
         let streams = names
             .into_iter()
@@ -118,7 +143,7 @@ impl RedisBus {
                 Arc::new(Stream {
                     name,
                     delivery: Mutex::new(()),
-                    feed: Mutex::new(Feed::new(start, limits.clone())),
+                    feed: Mutex::new(Feed::new(start, queue_bytes)),
                     to_store: Notify::new(),
                     to_watch: Notify::new(),
                 })
@@ -136,6 +161,9 @@ impl RedisBus {
             connected: AtomicBool::new(false),
             started: watch::Sender::new(false),
             request_ids: AtomicU64::new(rand::random()),
+            node: format!("{:016x}", rand::random::<u64>()),
+            closing: watch::Sender::new(false),
+            closed: watch::Sender::new(false),
         });
         for stream in &shared.streams {
             tokio::spawn(watch_overdue(Arc::downgrade(&shared), stream.clone()));
@@ -165,16 +193,21 @@ fn client_config(config: &RedisConfig) -> Result<ClientConfig, ServeError> {
 impl Bus for RedisBus {
     fn attach(&self, nsp: &Str, replica: Weak<dyn Replica>) -> Arc<dyn Log> {
         let mut spaces = self.0.spaces.write();
-        spaces.retain(|_, space| {
-            space.replicas.write().retain(|replica| replica.strong_count() > 0);
-            !space.replicas.read().is_empty()
+        let gone = spaces.extract_if(|_, space| {
+            let mut replicas = space.replicas.write();
+            replicas.retain(|replica| replica.strong_count() > 0);
+            replicas.is_empty()
         });
+        let gone: Vec<_> = gone.map(|(_, space)| space).collect();
         let known = spaces.get(nsp).cloned();
         let is_new = known.is_none();
         let space = known.unwrap_or_else(|| Arc::new(self.0.new_space(nsp)));
         space.replicas.write().push(replica);
         spaces.insert(nsp.clone(), space.clone());
         drop(spaces);
+        for space in gone {
+            self.0.post(Post::Unsubscribe(space));
+        }
         if is_new {
             self.0.post(Post::Subscribe(space.clone()));
         }
@@ -182,7 +215,16 @@ impl Bus for RedisBus {
     }
 
     fn is_degraded(&self) -> bool {
-        !self.0.connected.load(Ordering::Acquire)
+        let late = |stream: &Arc<Stream>| stream.feed.lock().is_late();
+        !self.0.connected.load(Ordering::Acquire) || self.0.streams.iter().any(late)
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let mut closed = self.0.closed.subscribe();
+        self.0.closing.send_replace(true);
+        Box::pin(async move {
+            let _ = tokio::time::timeout(GOODBYE, closed.wait_for(|closed| *closed)).await;
+        })
     }
 }
 
@@ -197,13 +239,12 @@ impl Log for RedisLog {
         let fields = wire::entry_fields(&space.uid, &space.nsp, &message)?;
         let fields = fields.into_iter().map(|(name, value)| (name, String::from(value))).collect();
         let connected = self.shared.connected.load(Ordering::Acquire);
-        let now = Instant::now();
+        // without Redis it is due at once
+        let wait = if connected { LOCAL_DEADLINE } else { Duration::ZERO };
+        let due = Instant::now() + wait;
         let mut feed = space.stream.feed.lock();
-        feed.push(now, space.nsp.clone(), message, fields).map_err(|_| EmitError::BusFull)?;
-        if !connected {
-            feed.hurry(now);
-        }
-        let watch = feed.len() == 1 || !connected;
+        feed.push(due, space.nsp.clone(), message, fields).map_err(|_| EmitError::BusFull)?;
+        let watch = feed.next_is_last();
         drop(feed);
         space.stream.to_store.notify_one();
         if watch {
@@ -224,7 +265,8 @@ impl Log for RedisLog {
         };
         let post = if wants_replies {
             let counts_acks = matches!(request, Request::Broadcast { .. });
-            Post::Ask { space: space.clone(), payload, id, replies, counts_acks }
+            let replies = Some(replies);
+            Post::Ask(Ask { space: space.clone(), payload, id, replies, counts_acks })
         } else {
             Post::Publish { channel: space.channels.public.clone(), payload }
         };
@@ -235,7 +277,7 @@ impl Log for RedisLog {
 
 impl Shared {
     fn new_space(&self, nsp: &Str) -> Space {
-        let uid = format!("{:016x}", rand::random::<u64>());
+        let uid = format!("{}{:016x}", self.node, rand::random::<u64>());
         let name = wire::stream_name(&self.config.stream_name, self.config.stream_count, nsp);
         let stream = self.streams.iter().find(|stream| stream.name == name);
         Space {
@@ -248,13 +290,14 @@ impl Shared {
     }
 
     fn post(&self, post: Post) {
-        let channels = self.channels.lock();
-        match (&*channels, post) {
-            (Some(channels), post) => drop(channels.send(post)),
-            (None, Post::Ask { replies, .. }) => {
-                let _ = replies.send(super::message::Reply::Missing(1));
+        let mut channels = self.channels.lock();
+        // Without an epoch it is dropped: the next one subscribes to what there is when it begins.
+        let Some(sender) = &*channels else { return };
+        if let Err(full) = sender.try_send(post) {
+            self.metrics.bus.requests_lost.inc();
+            if let Post::Subscribe(_) = full.into_inner() {
+                *channels = None; // not to be lost: this ends the epoch
             }
-            (None, _) => {} // an epoch subscribes to what there is when it begins
         }
     }
 
@@ -268,7 +311,7 @@ impl Shared {
         let uid = text("uid").unwrap_or_default().to_owned();
         let number = text("q").and_then(|number| number.parse().ok());
         let _delivery = stream.delivery.lock();
-        let own = self.spaces.read().values().any(|space| space.uid == uid);
+        let own = uid.starts_with(&self.node);
         let read = {
             let mut feed = stream.feed.lock();
             let read = feed.read(id, &uid, own, number);
@@ -349,6 +392,11 @@ impl Shared {
         }
         self.metrics.bus.queue_messages.set(messages as i64);
         self.metrics.bus.queue_bytes.set(bytes as i64);
+    }
+
+    /// Is nothing to be published any more?
+    fn is_idle(&self) -> bool {
+        self.streams.iter().all(|stream| stream.feed.lock().len() == 0)
     }
 }
 

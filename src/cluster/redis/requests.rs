@@ -13,15 +13,15 @@ struct Waiting {
     replies: mpsc::UnboundedSender<Reply>,
     /// Nodes that have not answered.
     nodes: usize,
-    /// Acknowledgements that were announced and have not come.
-    acks: usize,
+    /// Acknowledgements that were announced and have not come, by the uid of the node.
+    acks: HashMap<String, usize>,
     /// Does a node answer with a count first and acknowledgements after it?
     counts_acks: bool,
 }
 
 impl Waiting {
     fn is_done(&self) -> bool {
-        self.nodes == 0 && self.acks == 0
+        self.nodes == 0 && self.acks.is_empty()
     }
 }
 
@@ -38,22 +38,31 @@ impl Requests {
         nodes: usize,
         counts_acks: bool,
     ) {
-        let waiting = Waiting { replies, nodes, acks: 0, counts_acks };
+        let waiting = Waiting { replies, nodes, acks: HashMap::new(), counts_acks };
         if !waiting.is_done() {
             self.0.lock().insert(id, waiting);
         }
     }
 
     /// An answer came; one that nobody waits for is ignored. When it is the last, the channel ends.
-    pub(super) fn answer(&self, id: &str, reply: Reply) {
+    pub(super) fn answer(&self, id: &str, uid: &str, reply: Reply) {
         let mut requests = self.0.lock();
         let Some(waiting) = requests.get_mut(id) else { return };
         match &reply {
             Reply::ClientCount(count) if waiting.counts_acks => {
                 waiting.nodes = waiting.nodes.saturating_sub(1);
-                waiting.acks += count;
+                if *count > 0 {
+                    waiting.acks.insert(uid.to_owned(), *count);
+                }
             }
-            Reply::Ack(_) => waiting.acks = waiting.acks.saturating_sub(1),
+            Reply::Ack(_) => {
+                if let Some(acks) = waiting.acks.get_mut(uid) {
+                    *acks -= 1;
+                    if *acks == 0 {
+                        waiting.acks.remove(uid);
+                    }
+                }
+            }
             _ => waiting.nodes = waiting.nodes.saturating_sub(1),
         }
         let gone = waiting.replies.send(reply).is_err();
@@ -80,6 +89,25 @@ impl Requests {
             return false;
         }
         true
+    }
+
+    /// The nodes that have announced acknowledgements which have not all come.
+    pub(super) fn debtors(&self, id: &str) -> Vec<String> {
+        let requests = self.0.lock();
+        requests.get(id).map_or_else(Vec::new, |waiting| waiting.acks.keys().cloned().collect())
+    }
+
+    /// This node is gone with the acknowledgements that it had announced.
+    pub(super) fn forget(&self, id: &str, uid: &str) {
+        let mut requests = self.0.lock();
+        let Some(waiting) = requests.get_mut(id) else { return };
+        if waiting.acks.remove(uid).is_some() {
+            // how many are missing is known already
+            let _ = waiting.replies.send(Reply::Missing(0));
+        }
+        if waiting.is_done() {
+            requests.remove(id);
+        }
     }
 
     /// No answers will come: the connection is gone.
@@ -113,10 +141,10 @@ mod tests {
     fn a_request_ends_with_the_last_node() {
         let requests = Requests::default();
         let mut receiver = begin(&requests, 2, false);
-        requests.answer("r", Reply::Sockets(Vec::new()));
-        requests.answer("unknown", Reply::Sockets(Vec::new()));
+        requests.answer("r", "a", Reply::Sockets(Vec::new()));
+        requests.answer("unknown", "a", Reply::Sockets(Vec::new()));
         assert!(!is_over(&mut receiver));
-        requests.answer("r", Reply::Sockets(Vec::new()));
+        requests.answer("r", "b", Reply::Sockets(Vec::new()));
         assert!(is_over(&mut receiver));
     }
 
@@ -124,11 +152,24 @@ mod tests {
     fn a_broadcast_ends_with_the_last_acknowledgement_that_was_announced() {
         let requests = Requests::default();
         let mut receiver = begin(&requests, 2, true);
-        requests.answer("r", Reply::ClientCount(1));
-        requests.answer("r", Reply::ClientCount(0));
+        requests.answer("r", "a", Reply::ClientCount(1));
+        requests.answer("r", "b", Reply::ClientCount(0));
         assert!(!is_over(&mut receiver));
         let args = crate::socketio::packet::Codec::Json.args(None, &1).unwrap();
-        requests.answer("r", Reply::Ack(args));
+        requests.answer("r", "a", Reply::Ack(args));
+        assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn a_node_that_is_gone_with_its_acknowledgements_is_not_waited_for() {
+        let requests = Requests::default();
+        let mut receiver = begin(&requests, 1, true);
+        requests.answer("r", "a", Reply::ClientCount(2));
+        assert_eq!(requests.debtors("r"), ["a"]);
+        requests.forget("r", "unknown");
+        assert!(matches!(receiver.try_recv(), Ok(Reply::ClientCount(2))));
+        requests.forget("r", "a");
+        assert!(matches!(receiver.try_recv(), Ok(Reply::Missing(0))));
         assert!(is_over(&mut receiver));
     }
 
@@ -136,7 +177,7 @@ mod tests {
     fn a_node_that_is_gone_is_not_waited_for_and_named() {
         let requests = Requests::default();
         let mut receiver = begin(&requests, 2, false);
-        requests.answer("r", Reply::Sockets(Vec::new()));
+        requests.answer("r", "a", Reply::Sockets(Vec::new()));
         assert!(!requests.limit("r", 0));
         assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
         assert!(matches!(receiver.try_recv(), Ok(Reply::Missing(1))));

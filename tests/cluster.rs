@@ -1,0 +1,18 @@
+//! Several nodes over a real Redis, which each test starts for itself: they act as one server, and go on
+//! when Redis does not.
+
+#![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
+
+#[path = "cluster/behaviour.rs"]
+mod behaviour;
+#[path = "cluster/faults.rs"]
+mod faults;
+#[path = "cluster/nodes.rs"]
+mod nodes;
+#[path = "cluster/order.rs"]
+mod order;
+#[path = "cluster/redis.rs"]
+mod redis;
+#[path = "cluster/requests.rs"]
+mod requests;
+mod support;

@@ -1,0 +1,94 @@
+//! One node or two: what holds on one has to hold on both.
+
+use quicket::config::{Config, RedisConfig};
+use quicket::{Server, Socket, TransportKind};
+use serde_json::Value;
+
+use crate::redis::Redis;
+use crate::support::socketio::{Client, TestServer, config};
+
+/// A cluster, or what stands in for one.
+pub(crate) struct Nodes {
+    servers: Vec<TestServer>,
+    pub(crate) redis: Option<Redis>,
+}
+
+/// A node's configuration.
+pub(crate) fn node(redis: &Redis) -> Config {
+    Config { redis: RedisConfig { url: Some(redis.url()), ..RedisConfig::default() }, ..config() }
+}
+
+impl Nodes {
+    /// A single node without Redis.
+    pub(crate) async fn one() -> Self {
+        Self { servers: vec![TestServer::start(config(), |_| {}).await], redis: None }
+    }
+
+    /// Two nodes in one cluster.
+    pub(crate) async fn two() -> Self {
+        Self::on(Redis::start().await, |_| {}).await
+    }
+
+    pub(crate) async fn on(redis: Redis, change: impl Fn(&mut Config)) -> Self {
+        Self::with(redis, change, |_| {}).await
+    }
+
+    pub(crate) async fn with(
+        redis: Redis,
+        change: impl Fn(&mut Config),
+        install: impl Fn(&Server),
+    ) -> Self {
+        let mut servers = Vec::new();
+        for _ in 0..2 {
+            let mut config = node(&redis);
+            change(&mut config);
+            servers.push(TestServer::start(config, &install).await);
+        }
+        Self { servers, redis: Some(redis) }
+    }
+
+    /// Where the application calls.
+    pub(crate) fn here(&self) -> &TestServer {
+        &self.servers[0]
+    }
+
+    /// Where the clients are: another node, if there is one.
+    pub(crate) fn there(&self) -> &TestServer {
+        self.servers.last().unwrap()
+    }
+
+    pub(crate) fn redis(&mut self) -> &mut Redis {
+        self.redis.as_mut().expect("a cluster of several nodes")
+    }
+}
+
+/// A client on that node.
+pub(crate) async fn joined(node: &TestServer) -> (Client, Socket) {
+    node.joined(TransportKind::WebSocket).await
+}
+
+/// The next events are these.
+pub(crate) async fn expect(client: &mut Client, events: &[Value]) {
+    for event in events {
+        assert_eq!(client.event().await, *event);
+    }
+}
+
+/// Makes two tests of each function: on a node without Redis, and across two nodes.
+macro_rules! on_one_and_two_nodes {
+    ($($promise:ident),+ $(,)?) => {
+        on_one_and_two_nodes!(@ on_one_node one $($promise)+);
+        on_one_and_two_nodes!(@ on_two_nodes two $($promise)+);
+    };
+    (@ $module:ident $count:ident $($promise:ident)+) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $promise() {
+                    super::$promise($crate::nodes::Nodes::$count().await).await;
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_one_and_two_nodes;

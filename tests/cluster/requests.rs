@@ -1,0 +1,205 @@
+//! Questions to other nodes: who answers, and what is said when somebody does not.
+
+use std::time::{Duration, Instant};
+
+use quicket::{AckError, Answers, ServerAck};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::nodes::{Nodes, joined};
+use crate::redis::{Redis, Reply};
+use crate::support::within;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_side_event_reaches_the_other_nodes_only() {
+    let nodes = Nodes::two().await;
+    let mut heard = Vec::new();
+    for node in [nodes.here(), nodes.there()] {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        node.server.of("/").on_server_side("hello", move |data: (u8, Value), ack: ServerAck| {
+            let sender = sender.clone();
+            async move { sender.send((data, ack.is_wanted())).unwrap() }
+        });
+        heard.push(receiver);
+    }
+    let data = (1, json!({ "two": [3, null] }));
+    nodes.here().server.of("/").server_side_emit("hello", &data).await.unwrap();
+    assert_eq!(within("the event", heard[1].recv()).await, Some((data, false)));
+    nodes.there().server.of("/").server_side_emit("hello", &(2, "back")).await.unwrap();
+    // the first one that comes here is the other's
+    assert_eq!(within("the event", heard[0].recv()).await, Some(((2, json!("back")), false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_side_event_is_answered_by_every_other_node() {
+    let nodes = Nodes::two().await;
+    for node in [nodes.here(), nodes.there()] {
+        let name = node.address.port();
+        let add = move |(a, b): (u16, u16), ack: ServerAck| async move {
+            ack.send(&json!({ "sum": a + b, "by": name }))
+        };
+        node.server.of("/").on_server_side("add", add);
+    }
+    let all = nodes.here().server.of("/");
+    let answers: Answers<Value> = all.server_side_emit_with_ack("add", &(1, 2)).await;
+    let expected = json!({ "sum": 3, "by": nodes.there().address.port() });
+    assert_eq!(answers.into_complete().unwrap(), [expected]);
+}
+
+/// Something that counts as a node and never answers.
+async fn mute_node(redis: &Redis) -> crate::redis::Connection {
+    let mut mute = redis.connect().await;
+    let Reply::List(_) = mute.call(&["SUBSCRIBE", "socket.io#/#"]).await else { panic!() };
+    mute
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hangs_makes_the_answer_partial_and_in_time() {
+    let nodes = Nodes::two().await;
+    let (_client, socket) = joined(nodes.there()).await;
+    let _mute = mute_node(nodes.redis.as_ref().unwrap()).await;
+    let all = nodes.here().server.of("/");
+    let begun = Instant::now();
+    let fetched = all.timeout(Duration::from_millis(800)).fetch_sockets().await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(!fetched.complete);
+    assert_eq!(fetched.sockets.len(), 1);
+    assert_eq!(fetched.sockets[0].id(), socket.id());
+    let answers: Answers<Value> =
+        all.timeout(Duration::from_millis(300)).emit_with_ack("who", &()).await;
+    assert!(matches!(answers.error, Some(AckError::Timeout)), "{:?}", answers.error);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_crashes_is_not_waited_for_and_is_missing() {
+    let nodes = Nodes::two().await;
+    let (_client, _socket) = joined(nodes.there()).await;
+    let mut mute = mute_node(nodes.redis.as_ref().unwrap()).await;
+    let all = nodes.here().server.of("/");
+    let asking = tokio::spawn({
+        let all = all.clone();
+        async move { all.fetch_sockets().await }
+    });
+    mute.next().await; // the request has come: now it dies
+    drop(mute);
+    let fetched = within("the answer", asking).await.unwrap();
+    assert!(!fetched.complete);
+    assert_eq!(fetched.sockets.len(), 1);
+    // from now on it is known to be gone
+    assert!(all.fetch_sockets().await.complete);
+}
+
+/// Acknowledgements that were announced are not waited for either, although nobody set a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_crashes_between_its_acknowledgements_is_not_waited_for() {
+    let nodes = Nodes::two().await;
+    let redis = nodes.redis.as_ref().unwrap();
+    let mut mute = mute_node(redis).await;
+    mute.call(&["SUBSCRIBE", "socket.io#/#mute#"]).await;
+    let all = nodes.here().server.of("/");
+    let asking = tokio::spawn(async move { all.emit_with_ack::<_, Value>("who", &()).await });
+    let Reply::List(message) = mute.next().await else { panic!() };
+    let Reply::Bytes(request) = &message[2] else { panic!() };
+    let request: Value = rmp_serde::from_slice(request).unwrap();
+    let uid = request["uid"].as_str().unwrap();
+    let reply = json!({
+        "type": 11,
+        "data": { "requestId": request["data"]["requestId"], "clientCount": 2 },
+        "uid": "mute",
+        "nsp": "/",
+    });
+    let reply = rmp_serde::to_vec_named(&reply).unwrap();
+    let channel = format!("socket.io#/#{uid}#");
+    let mut publisher = redis.connect().await;
+    publisher.call_bytes(&[b"PUBLISH", channel.as_bytes(), &reply]).await;
+    drop(mute);
+    let error = within("the answers", asking).await.unwrap().unwrap_err();
+    assert!(matches!(error, AckError::Incomplete), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_a_request_is_answered_by_this_node_at_once_and_says_so() {
+    let mut nodes = Nodes::two().await;
+    let (_one, _a) = joined(nodes.here()).await;
+    let (_two, _b) = joined(nodes.there()).await;
+    nodes.redis().kill();
+    nodes.here().until_metric("bus_connected", 0).await;
+    let all = nodes.here().server.of("/");
+    let fetched = within("the answer", all.fetch_sockets()).await;
+    assert!(!fetched.complete);
+    assert_eq!(fetched.sockets.len(), 1);
+    let answers: Answers<Value> = all.server_side_emit_with_ack("x", &()).await;
+    assert!(matches!(answers.error, Some(AckError::Incomplete)), "{:?}", answers.error);
+    nodes.redis().restart().await;
+    nodes.here().until_metric("bus_connected", 1).await;
+    nodes.there().until_metric("bus_connected", 1).await;
+    let fetched = all.fetch_sockets().await;
+    assert!(fetched.complete);
+    assert_eq!(fetched.sockets.len(), 2);
+}
+
+/// A request that lies in the queue of a Redis that hangs, and then dies, is not forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_to_a_redis_that_hangs_and_dies_is_partial() {
+    let mut nodes = Nodes::two().await;
+    nodes.redis().signal("STOP");
+    let asking: Vec<_> = (0..3)
+        .map(|_| {
+            let all = nodes.here().server.of("/");
+            tokio::spawn(async move { all.server_side_emit_with_ack::<_, Value>("x", &()).await })
+        })
+        .collect();
+    nodes.redis().kill();
+    for asking in asking {
+        let answers = within("the answer", asking).await.unwrap();
+        assert!(matches!(answers.error, Some(AckError::Incomplete)), "{:?}", answers.error);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_says_goodbye() {
+    let nodes = Nodes::two().await;
+    let redis = nodes.redis.as_ref().unwrap();
+    // writer, reader and subscriber of each
+    assert_eq!(redis.connections().await, 6);
+    let (mut client, _socket) = joined(nodes.here()).await;
+    nodes.there().server.of("/").emit("last words", &()).await.unwrap();
+    nodes.there().server.shutdown();
+    assert_eq!(client.event().await, json!(["last words"]));
+    let mut connection = redis.connect().await;
+    within("its connections to be gone", async {
+        while connection.call(&["PUBSUB", "NUMSUB", "socket.io#/#"]).await
+            != Reply::List(vec![Reply::text("socket.io#/#"), Reply::Integer(1)])
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(nodes.here().server.of("/").fetch_sockets().await.complete);
+}
+
+/// A namespace that is gone answers for nobody, and does not keep others waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dynamic_namespace_that_has_ended_keeps_nobody_waiting() {
+    let nodes = Nodes::with(
+        Redis::start().await,
+        |_| {},
+        |server| {
+            server.of_dynamic(|name, _| async move { name.starts_with("/room-") });
+        },
+    )
+    .await;
+    let mut here = nodes.here().client(quicket::TransportKind::WebSocket).await;
+    here.join("/room-1").await;
+    let mut there = nodes.there().client(quicket::TransportKind::WebSocket).await;
+    there.join("/room-1").await;
+    let room = nodes.here().server.of("/room-1");
+    assert_eq!(room.fetch_sockets().await.sockets.len(), 2);
+    there.send("41/room-1,").await;
+    there.join("/room-2").await;
+    let begun = Instant::now();
+    let fetched = room.fetch_sockets().await;
+    assert!(fetched.complete);
+    assert_eq!(fetched.sockets.len(), 1);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}

@@ -1,0 +1,141 @@
+// A Redis of the test's own and nodes of both kinds in one cluster.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { createClient } from "redis";
+import { io } from "socket.io-client";
+
+const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
+const BINARY = "/usr/bin/redis-server";
+const PEER = process.env.QUICKET_CLUSTER_PEER ?? path("../../../target/release/examples/cluster_peer");
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+async function startRedis() {
+  const directory = await mkdtemp(join(tmpdir(), "quicket-redis-"));
+  const port = await freePort();
+  const args = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+  const child = spawn(BINARY, args, { cwd: directory, stdio: "ignore" });
+  const exited = new Promise((resolve) => child.once("exit", resolve));
+  let failed;
+  child.once("error", (error) => {
+    failed = new Error(`${BINARY}: ${error.message}; this test needs Debian's package redis-server`);
+  });
+  child.once("exit", (code) => (failed ??= new Error(`redis-server ended with ${code}`)));
+  const accepts = () =>
+    new Promise((resolve) => {
+      const socket = connect(port, "127.0.0.1", () => resolve(true));
+      socket.once("error", () => resolve(false)).once("connect", () => socket.destroy());
+    });
+  while (!(await accepts())) {
+    if (failed) throw failed;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  const client = createClient({ url: `redis://127.0.0.1:${port}` });
+  await client.connect();
+  return {
+    url: `redis://127.0.0.1:${port}`,
+    client,
+    async stop() {
+      client.destroy();
+      child.kill("SIGKILL");
+      await exited;
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+async function startNode(kind, name, flags) {
+  const [command, program] = kind === "rust" ? [PEER, []] : [process.execPath, [path("cluster-node.mjs")]];
+  const common = ["--listen-address", "127.0.0.1", "--allowed-origins", "*"];
+  const child = spawn(command, [...program, ...common, ...flags], {
+    env: { ...process.env, PORT: "0" },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const exited = new Promise((resolve) => child.once("exit", resolve));
+  const address = await new Promise((resolve, reject) => {
+    child.once("error", reject);
+    child.once("exit", (code) => reject(new Error(`${command} ended with ${code} before it listened`)));
+    createInterface({ input: child.stdout }).on("line", (line) => {
+      const found = /^listening on (.*)$/.exec(line);
+      if (found) resolve(found[1]);
+    });
+  });
+  return {
+    kind,
+    name,
+    url: `http://${address}`,
+    async stop() {
+      child.kill("SIGTERM");
+      await exited;
+    },
+  };
+}
+
+/** Two nodes of ours and one of Node's over one Redis. */
+export async function startCluster(flags = []) {
+  const redis = await startRedis();
+  const all = ["--redis-url", redis.url, ...flags];
+  const nodes = await Promise.all([
+    startNode("rust", "a", all),
+    startNode("rust", "b", all),
+    startNode("node", "n", all),
+  ]);
+  const [a, b, n] = nodes;
+  return {
+    redis,
+    nodes: { a, b, n },
+    directions: {
+      "Rust → Rust": [a, b],
+      "Rust → Node": [a, n],
+      "Node → Rust": [n, b],
+    },
+    async stop() {
+      await Promise.all(nodes.map((node) => node.stop()));
+      await redis.stop();
+    },
+  };
+}
+
+/** A client of a node. `next()` gives its next event; `ask(spec)` calls the API there. */
+export async function open(node, { nsp = "/", ...options } = {}) {
+  const socket = io(node.url + nsp, {
+    transports: ["websocket"],
+    forceNew: true,
+    reconnection: false,
+    ...options,
+  });
+  const events = [];
+  let wake = () => {};
+  socket.onAny((...event) => {
+    events.push(event);
+    wake();
+  });
+  const disconnected = new Promise((resolve) => socket.once("disconnect", resolve));
+  await new Promise((resolve, reject) => {
+    socket.once("connect", resolve);
+    socket.once("connect_error", reject);
+  });
+  return {
+    id: socket.id,
+    disconnected,
+    async next() {
+      while (events.length === 0) await new Promise((resolve) => (wake = resolve));
+      return events.shift();
+    },
+    ask: (spec) => socket.timeout(15_000).emitWithAck("do", spec),
+    close: () => socket.disconnect(),
+  };
+}
