@@ -270,8 +270,9 @@ async fn catch_up(
         // Redis has lost data and its clock is behind: what it stores next would be hidden from us.
         gap(shared, stream, "the stream is older than what was read of it");
         stream.feed.lock().move_to(standing.last);
-    } else if standing.first.is_some_and(|first| first > cursor) && standing.last > cursor {
-        // The oldest entry is newer than the last that we have read: what was between may be gone.
+    } else if cursor != StreamId::default() && standing.first.is_some_and(|first| first > cursor) {
+        // The oldest entry is newer than the last that we have read: what was between may be gone. (Nothing
+        // was read of a stream that was empty.)
         gap(shared, stream, "the stream was trimmed or lost data past what was read of it");
     }
     loop {
