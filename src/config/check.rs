@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use super::forms::{show_duration, show_size};
 use super::settings;
 use super::{Config, Cookie, Listen, OriginPolicy, SameSite, Transports, origin};
+use crate::cluster::redis::RedisAddress;
 use crate::error::ConfigError;
 
 /// The longest wait. Browsers keep timers in 31 bits of milliseconds (24.8 days; longer ones fire
@@ -52,6 +53,7 @@ impl Config {
         self.check_waits(&mut found);
         self.check_limits(&mut found);
         self.check_engine(&mut found);
+        self.check_redis(&mut found);
         if let Some(cookie) = &self.engine.cookie {
             check_cookie(cookie, &mut found);
         }
@@ -160,6 +162,35 @@ impl Config {
         found.unless(!open, "cors-credentials", || {
             "false while allowed-origins is *: name the origins".to_owned()
         });
+    }
+}
+
+impl Config {
+    fn check_redis(&self, found: &mut Findings) {
+        let redis = &self.redis;
+        found.unless(
+            (Duration::from_millis(1)..=MAX_WAIT).contains(&redis.local_deadline),
+            "redis-local-deadline",
+            || format!("from 1ms to {}", show_duration(&MAX_WAIT)),
+        );
+        found.unless(redis.cert.is_some() || redis.key.is_none(), "redis-cert", || {
+            "set together with redis-key".to_owned()
+        });
+        found.unless(redis.key.is_some() || redis.cert.is_none(), "redis-key", || {
+            "set together with redis-cert".to_owned()
+        });
+        let Some(url) = &redis.url else { return };
+        match RedisAddress::parse(url) {
+            Err(right) => found.unless(false, "redis-url", || right),
+            Ok(address) => {
+                found.unless(address.is_tls() || redis.ca.is_none(), "redis-ca", || {
+                    "left out, or redis-url has to say rediss:// (TLS)".to_owned()
+                });
+                found.unless(address.is_tls() || redis.cert.is_none(), "redis-cert", || {
+                    "left out, or redis-url has to say rediss:// (TLS)".to_owned()
+                });
+            }
+        }
     }
 }
 

@@ -2,17 +2,28 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// The cluster over Redis Streams (`@socket.io/redis-streams-adapter` 0.3). All nodes, Node peers among
 /// them, must agree on names and counts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisConfig {
-    /// Redis or Valkey: `redis://user:password@host:6379/0`, `rediss://` with TLS,
-    /// `redis-sentinel://host:26379?sentinelServiceName=mymaster`, `redis-cluster://host:6379?node=...`.
+    /// Redis or Valkey: `redis://user:password@host:6379/0`,
+    /// `redis-sentinel://host:26379?sentinelServiceName=mymaster&node=...`,
+    /// `redis-cluster://host:6379?node=...`; with TLS `rediss://`, `rediss-sentinel://`, `rediss-cluster://`.
     /// Default: none, which means no cluster.
     pub url: Option<String>,
     /// The password; wins over the one in the URL.
     pub password: Option<String>,
+    /// The password of the Sentinels, which have their own; wins over `sentinelPassword` in the URL.
+    pub sentinel_password: Option<String>,
+    /// The authorities (PEM) that may sign the certificates of Redis, with TLS. Default: those of the system.
+    pub ca: Option<PathBuf>,
+    /// The certificate chain (PEM) that this node shows to a Redis that asks for one, with TLS.
+    pub cert: Option<PathBuf>,
+    /// The private key (PEM) of [`RedisConfig::cert`].
+    pub key: Option<PathBuf>,
     /// The stream, or what the streams' names begin with (`streamName`). Default: `socket.io`.
     pub stream_name: String,
     /// How many streams namespaces are spread over (`streamCount`). Default: 1.
@@ -26,6 +37,10 @@ pub struct RedisConfig {
     /// Bytes of events that may wait for Redis, for each stream; above it emits are refused. Default:
     /// 64 MiB.
     pub queue_bytes: usize,
+    /// How long Redis may take to give an own event back before clients of this node get it all the same. A
+    /// longer time keeps one order on all nodes with a slower Redis (G2); a shorter one delays own clients
+    /// less while Redis hangs (G6). Default: 500 ms.
+    pub local_deadline: Duration,
 }
 
 impl Default for RedisConfig {
@@ -33,12 +48,17 @@ impl Default for RedisConfig {
         Self {
             url: None,
             password: None,
+            sentinel_password: None,
+            ca: None,
+            cert: None,
+            key: None,
             stream_name: "socket.io".to_owned(),
             stream_count: NonZeroU32::MIN,
             channel_prefix: "socket.io".to_owned(),
             sharded_pubsub: false,
             max_len: 10_000,
             queue_bytes: 64 * 1024 * 1024,
+            local_deadline: Duration::from_millis(500),
         }
     }
 }

@@ -138,6 +138,24 @@ macro_rules! cookie_setting {
     };
 }
 
+/// A row of a file that TLS to Redis needs.
+macro_rules! redis_file_setting {
+    ($name:literal, $field:ident, $about:literal $(,)?) => {
+        Setting {
+            name: $name,
+            placeholder: "FILE",
+            node: "",
+            about: $about,
+            secret: false,
+            read: |config, text| {
+                config.redis.$field = some_text(text).map(Into::into);
+                Ok(())
+            },
+            show: |config| config.redis.$field.as_deref().map(show_path).unwrap_or_default(),
+        }
+    };
+}
+
 /// Every setting, in the order of the help text. `cookie` stands before what it makes a place for.
 // A row of a few long lines is easier to read than one of eight short ones.
 #[rustfmt::skip]
@@ -450,6 +468,29 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
         show: |config| config.redis.password.clone().unwrap_or_default(),
     },
+    Setting {
+        name: "redis-sentinel-password",
+        placeholder: "TEXT",
+        node: "",
+        secret: true,
+        about: "Password for the Sentinels; wins over sentinelPassword in the URL.",
+        read: |config, text| {
+            config.redis.sentinel_password = some_text(text);
+            Ok(())
+        },
+        show: |config| config.redis.sentinel_password.clone().unwrap_or_default(),
+    },
+    redis_file_setting!(
+        "redis-ca",
+        ca,
+        "PEM file of the authorities that sign the certificates of Redis; without it, the system's."
+    ),
+    redis_file_setting!(
+        "redis-cert",
+        cert,
+        "PEM file of the certificate for a Redis that asks its clients for one."
+    ),
+    redis_file_setting!("redis-key", key, "PEM file of the private key of redis-cert."),
     setting!(
         "redis-stream-name",
         redis.stream_name,
@@ -491,6 +532,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         SIZE,
         "",
         "Bytes of events that may wait for Redis; above it emits are refused."
+    ),
+    setting!(
+        "redis-local-deadline",
+        redis.local_deadline,
+        DURATION,
+        "",
+        "How long Redis may take to give an own event back before own clients get it all the same."
     ),
 ];
 

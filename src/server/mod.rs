@@ -148,8 +148,7 @@ impl Builder<ForSocketIo> {
         })?;
         if let Some(bus) = started {
             // no client is let in before the node knows from where on it has to read
-            let started = tokio::time::timeout(BUS_START, bus.started()).await;
-            started.map_err(|_| ServeError::Bus("Redis did not answer within 30 s".into()))?;
+            bus.started().await?;
         }
         Ok(Server(Arc::new(running)))
     }
@@ -461,9 +460,6 @@ impl Running {
         Ok(bound)
     }
 }
-
-/// How long the first connection to Redis may take.
-const BUS_START: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// How long peers may take to hear that QUIC ends here.
 const QUIC_GOODBYE: std::time::Duration = std::time::Duration::from_secs(1);

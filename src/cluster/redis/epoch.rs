@@ -5,20 +5,21 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{
-    ClientInterface, ClientLike, EventInterface, StreamsInterface, TransactionInterface,
-};
+use fred::interfaces::{ClientInterface, StreamsInterface, TransactionInterface};
 use fred::types::client::ClientKillFilter;
-use fred::types::config::ConnectionConfig;
-use fred::types::{Builder, Message as ChannelMessage, Value};
+use fred::types::config::Server;
+use fred::types::{Message as ChannelMessage, Value};
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 
+use super::access::Access;
 use super::channels::{listen, post, subscribe};
 use super::feed::Fields;
-use super::{Post, Shared, Stream};
+use super::link::{COMMAND_TIMEOUT, Connection, Link, SharedLink, connect_to};
+use super::position::Standing;
+use super::servers::{self, Servers, Watch};
+use super::{Post, Shared, Start, Stream};
 use crate::cluster::wire::StreamId;
 
 /// Entries stored in one transaction.
@@ -27,12 +28,14 @@ const STORE_BATCH: usize = 128;
 const READ_COUNT: u64 = 500;
 /// How long one read waits at Redis (Node's adapter: 5 s).
 const READ_BLOCK: Duration = Duration::from_secs(5);
-/// A command that takes longer says that the connection is dead.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(4);
-/// The same for a new connection. `fred` does not notice when one is cut during its first commands.
-const INIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Messages of channels that may wait for us to look at them.
-const CHANNEL_CAPACITY: usize = 16 * 1024;
+/// Requests and replies that may wait to be published.
+const POSTS: usize = 16 * 1024;
+/// How often Redis is asked how many entries there were.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often Sentinel, or the cluster, is asked who serves.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// How long a server that serves no more may take to end a connection of ours.
+const END_ELSEWHERE: Duration = Duration::from_millis(500);
 /// How often a node that leaves looks whether everything is published.
 const LEAVE_POLL: Duration = Duration::from_millis(5);
 /// Pauses between attempts to connect.
@@ -44,7 +47,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(200);
 /// Keeps a connection as long as the bus lives.
 pub(super) async fn run(shared: Weak<Shared>) {
     let mut backoff = BACKOFF_FIRST;
-    let mut old_writer = None;
+    let mut before = Before::default();
     let Some(mut closing) = shared.upgrade().map(|shared| shared.closing.subscribe()) else {
         return;
     };
@@ -55,14 +58,17 @@ pub(super) async fn run(shared: Weak<Shared>) {
             return;
         }
         let begun = Instant::now();
-        let result = match Epoch::begin(&strong, &mut old_writer).await {
+        let result = match Epoch::begin(&strong, &mut before).await {
             Ok(epoch) => {
                 tracing::info!("connected to Redis");
-                strong.started.send_replace(true);
+                strong.started.send_replace(Start::Done);
                 drop(strong); // the bus ends when nobody else holds it
                 epoch.run(&shared).await
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                strong.tell_of_start(&error);
+                Err(error)
+            }
         };
         if let Err(error) = result
             && !*closing.borrow()
@@ -79,60 +85,73 @@ pub(super) async fn run(shared: Weak<Shared>) {
     }
 }
 
+/// A connection that wrote, as its server knows it.
+type OldWriter = (Server, Vec<ClientKillFilter>);
+
+/// What an epoch has to know of the one before it.
+#[derive(Default)]
+struct Before {
+    writers: Vec<OldWriter>,
+    servers: Option<Servers>,
+}
+
 /// The connections of one epoch.
 struct Epoch {
-    writer: Client,
-    readers: Vec<(Client, Arc<Stream>)>,
-    subscriber: SubscriberClient,
-    messages: broadcast::Receiver<ChannelMessage>,
+    link: SharedLink,
+    readers: Vec<(Connection, Arc<Stream>)>,
+    messages: Vec<broadcast::Receiver<ChannelMessage>>,
     posts: mpsc::Receiver<Post>,
 }
 
 impl Epoch {
     /// Connects, makes sure that the last epoch can store nothing more, and reads every stream to its end.
-    async fn begin(
-        shared: &Arc<Shared>,
-        old_writer: &mut Option<Vec<ClientKillFilter>>,
-    ) -> Result<Self, Error> {
-        let writer = connect(shared).await?;
-        // What the old connection had sent may still lie in Redis' socket. Nothing of it may be stored after
+    async fn begin(shared: &Arc<Shared>, before: &mut Before) -> Result<Self, Error> {
+        let access = &shared.access;
+        access.refresh()?;
+        let servers = servers::find(access, before.servers.as_ref()).await?;
+        let keys: Vec<_> = shared.streams.iter().map(|stream| stream.name.as_str()).collect();
+        let sharded = shared.config.sharded_pubsub;
+        let mut link = Link::open(access, servers.clone(), &keys, sharded).await?;
+        // What the old connections had sent may still lie in Redis' socket. Nothing of it may be stored after
         // we have looked what was stored.
-        if let Some(old) = old_writer.clone() {
-            end_writer(&writer, old).await?;
-        }
-        *old_writer = filters_of(&writer).await?;
-        let subscriber = builder(shared).build_subscriber_client()?;
-        init(&subscriber).await?;
-        let messages = subscriber.message_rx();
-        let first = !*shared.started.borrow();
+        end_writers(access, &link, &before.writers).await?;
+        before.writers = writers_of(&link).await?;
+        let messages = link.open_subscribers(access).await?;
+        let elsewhere = before.servers.as_ref().is_some_and(|old| *old != servers);
+        let first = !shared.started.borrow().is_done();
         let mut readers = Vec::new();
         for stream in &shared.streams {
-            let reader = connect(shared).await?;
-            catch_up(shared, &reader, stream, first).await?;
+            let reader = connect_to(access.to_server(servers.owner(&stream.name)?)).await?;
+            catch_up(shared, &reader, stream, first, elsewhere).await?;
             readers.push((reader, stream.clone()));
         }
-        let (sender, posts) = mpsc::channel(CHANNEL_CAPACITY);
+        before.servers = Some(servers);
+        let (sender, posts) = mpsc::channel(POSTS);
         // from here on new namespaces announce themselves; those that are there are announced now
         *shared.channels.lock() = Some(sender.clone());
         let spaces: Vec<_> = shared.spaces.read().values().cloned().collect();
         for space in spaces {
-            subscribe(shared, &subscriber, &space).await?;
+            subscribe(&link, &space).await?;
         }
         shared.set_connected(true);
-        Ok(Self { writer, readers, subscriber, messages, posts })
+        Ok(Self { link: Arc::new(link), readers, messages, posts })
     }
 
     /// Runs until anything breaks, or the bus is closed and everything published.
     async fn run(self, weak: &Weak<Shared>) -> Result<(), Error> {
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
+        let link = self.link;
         for (reader, stream) in self.readers {
-            let (writer, storing) = (self.writer.clone(), stream.clone());
-            tasks.spawn(store(weak.clone(), writer, storing));
+            tasks.spawn(store(weak.clone(), link.clone(), stream.clone()));
             tasks.spawn(read(weak.clone(), reader, stream));
         }
-        tasks.spawn(listen(weak.clone(), self.messages, self.writer.clone()));
-        tasks.spawn(post(weak.clone(), self.posts, self.writer.clone(), self.subscriber.clone()));
-        tasks.spawn(watch_connection(self.subscriber.clone()));
+        for messages in self.messages {
+            tasks.spawn(listen(weak.clone(), messages, link.clone()));
+        }
+        tasks.spawn(post(weak.clone(), self.posts, link.clone()));
+        let watched = link.clone();
+        tasks.spawn(async move { Err(watched.ended().await) });
+        tasks.spawn(watch_servers(weak.clone(), link.servers.clone()));
         tasks.spawn(measure(weak.clone()));
         tasks.spawn(leave(weak.clone()));
         let result = tasks.join_next().await;
@@ -146,8 +165,7 @@ impl Epoch {
                 shared.metrics.bus.reconnects.inc();
             }
         }
-        let _ = tokio::time::timeout(Duration::from_millis(100), self.writer.quit()).await;
-        let _ = tokio::time::timeout(Duration::from_millis(100), self.subscriber.quit()).await;
+        link.close().await;
         match result {
             Some(Ok(result)) => result,
             _ => Err(Error::new(ErrorKind::Unknown, "a task of the bus ended")),
@@ -155,10 +173,38 @@ impl Epoch {
     }
 }
 
+async fn writers_of(link: &Link) -> Result<Vec<OldWriter>, Error> {
+    let mut writers = Vec::new();
+    for (server, writer) in link.writers() {
+        if let Some(filters) = filters_of(writer).await? {
+            writers.push((server.clone(), filters));
+        }
+    }
+    Ok(writers)
+}
+
+/// Ends the connections of the last epoch, each on its server.
+async fn end_writers(access: &Access, link: &Link, old: &[OldWriter]) -> Result<(), Error> {
+    for (server, filters) in old {
+        if let Some((_, writer)) = link.writers().find(|(known, _)| *known == server) {
+            end_writer(writer, filters.clone()).await?;
+            continue;
+        }
+        // It serves no more, and what it still stores is thrown away when it learns of that. Where keys were
+        // moved away from it in peace, it does not take them any more. So this is only to be tidy.
+        let ending = async {
+            let writer = connect_to(access.to_server(server)).await?;
+            end_writer(&writer, filters.clone()).await
+        };
+        let _ = tokio::time::timeout(END_ELSEWHERE, ending).await;
+    }
+    Ok(())
+}
+
 /// What names a connection beyond doubt. A number alone does not: after a restart Redis gives it to another
 /// node. `None` if Redis does not tell.
-async fn filters_of(writer: &Client) -> Result<Option<Vec<ClientKillFilter>>, Error> {
-    let info: String = match timed(writer.client_info()).await {
+async fn filters_of(writer: &Connection) -> Result<Option<Vec<ClientKillFilter>>, Error> {
+    let info: String = match writer.ask(writer.client_info()).await {
         Ok(info) => info,
         Err(error) if is_answer(&error) => return Ok(None),
         Err(error) => return Err(error),
@@ -172,8 +218,8 @@ async fn filters_of(writer: &Client) -> Result<Option<Vec<ClientKillFilter>>, Er
         .map(|(id, address)| vec![ClientKillFilter::ID(id), ClientKillFilter::Addr(address)]))
 }
 
-async fn end_writer(writer: &Client, old: Vec<ClientKillFilter>) -> Result<(), Error> {
-    match timed(writer.client_kill::<Value>(old)).await {
+async fn end_writer(writer: &Connection, old: Vec<ClientKillFilter>) -> Result<(), Error> {
+    match writer.ask(writer.client_kill::<Value>(old)).await {
         Err(error) if is_answer(&error) => {
             tracing::warn!(error = error.details(), "cannot end the old connection to Redis");
             Ok(())
@@ -187,60 +233,16 @@ fn is_answer(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled)
 }
 
-fn builder(shared: &Shared) -> Builder {
-    let mut builder = Builder::from_config(shared.client.clone());
-    builder.with_connection_config(|config: &mut ConnectionConfig| {
-        config.connection_timeout = Duration::from_secs(5);
-        config.internal_command_timeout = Duration::from_secs(5);
-        // A command whose connection broke is not sent again behind our back: that could store it twice.
-        config.max_command_attempts = 1;
-        config.tcp.nodelay = Some(true);
-    });
-    builder.with_performance_config(|config| {
-        config.broadcast_channel_capacity = CHANNEL_CAPACITY;
-    });
-    builder
-}
-
-async fn connect(shared: &Shared) -> Result<Client, Error> {
-    let client = builder(shared).build()?;
-    init(&client).await?;
-    Ok(client)
-}
-
-async fn init(client: &impl ClientLike) -> Result<(), Error> {
-    timed_for(INIT_TIMEOUT, async { client.init().await.map(drop) }).await
-}
-
-pub(super) async fn timed<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timed_for(COMMAND_TIMEOUT, command).await
-}
-
-async fn timed_for<T>(
-    time: Duration,
-    command: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    match tokio::time::timeout(time, command).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::new(ErrorKind::Timeout, "Redis does not answer")),
-    }
-}
-
 // --- the streams
 
-/// Where a stream stands.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Standing {
-    last: StreamId,
-    first: Option<StreamId>,
-}
-
-async fn standing(client: &Client, name: &str) -> Result<Standing, Error> {
+async fn standing(client: &Connection, name: &str) -> Result<Standing, Error> {
     let info: Result<HashMap<String, Value>, Error> =
-        timed(client.xinfo_stream(name, false, None)).await;
+        client.ask(client.xinfo_stream(name, false, None)).await;
     let info = match info {
         Ok(info) => info,
-        Err(error) if error.details().contains("no such key") => return Ok(Standing::default()),
+        Err(error) if error.details().contains("no such key") => {
+            return Ok(Standing { added: Some(0), ..Standing::default() });
+        }
         Err(error) => return Err(error),
     };
     let id = |value: &Value| value.as_str().and_then(|text| text.parse::<StreamId>().ok());
@@ -249,32 +251,25 @@ async fn standing(client: &Client, name: &str) -> Result<Standing, Error> {
         Some(Value::Array(entry)) => entry.first().and_then(id),
         _ => None,
     };
-    Ok(Standing { last, first })
+    let added = info.get("entries-added").and_then(Value::as_u64);
+    Ok(Standing { last, first, added })
 }
 
 /// Reads a stream to its end. The first time there is nothing to read: the end is where we begin (D2: `$` is
 /// resolved once, before clients are accepted).
 async fn catch_up(
     shared: &Arc<Shared>,
-    reader: &Client,
+    reader: &Connection,
     stream: &Arc<Stream>,
     first: bool,
+    elsewhere: bool,
 ) -> Result<(), Error> {
     let standing = standing(reader, &stream.name).await?;
-    let cursor = stream.feed.lock().cursor();
     if first {
-        stream.feed.lock().move_to(standing.last);
+        stream.feed.lock().position().begin(standing);
         return Ok(());
     }
-    if standing.last < cursor {
-        // Redis has lost data and its clock is behind: what it stores next would be hidden from us.
-        gap(shared, stream, "the stream is older than what was read of it");
-        stream.feed.lock().move_to(standing.last);
-    } else if cursor != StreamId::default() && standing.first.is_some_and(|first| first > cursor) {
-        // The oldest entry is newer than the last that we have read: what was between may be gone. (Nothing
-        // was read of a stream that was empty.)
-        gap(shared, stream, "the stream was trimmed or lost data past what was read of it");
-    }
+    stream.feed.lock().resume(standing, elsewhere);
     loop {
         let entries = fetch(reader, stream, None).await?;
         if entries.is_empty() {
@@ -286,22 +281,19 @@ async fn catch_up(
     }
     let _delivery = stream.delivery.lock();
     let mut feed = stream.feed.lock();
-    feed.caught_up();
+    feed.position().at_end();
+    feed.caught_up(standing);
     let lost = feed.take_lost();
     drop(feed);
     shared.deliver_late(lost);
+    shared.count_gap(stream);
     Ok(())
-}
-
-fn gap(shared: &Shared, stream: &Stream, what: &str) {
-    shared.metrics.bus.gaps.inc();
-    tracing::error!(stream = stream.name, what, "events of other nodes may be lost");
 }
 
 type RawEntry = (StreamId, HashMap<String, Bytes>);
 
 async fn fetch(
-    reader: &Client,
+    reader: &Connection,
     stream: &Stream,
     block: Option<Duration>,
 ) -> Result<Vec<RawEntry>, Error> {
@@ -309,8 +301,7 @@ async fn fetch(
     let time = COMMAND_TIMEOUT + block.unwrap_or_default();
     let block = block.map(|block| block.as_millis() as u64);
     let reply = reader.xread::<Value, _, _>(Some(READ_COUNT), block, &stream.name, cursor);
-    let reply = timed_for(time, reply);
-    parse_read(reply.await?)
+    parse_read(reader.ask_for(time, reply).await?)
 }
 
 /// `[[name, [[id, [field, value, ...]], ...]]]`, or a map of the same, or nil.
@@ -329,24 +320,28 @@ fn parse_read(reply: Value) -> Result<Vec<RawEntry>, Error> {
     entries.into_iter().map(parse_entry).collect()
 }
 
+/// Whatever a peer has written as fields: what is no text is not ours, and no reason to stop.
 fn parse_entry(entry: Value) -> Result<RawEntry, Error> {
     let Value::Array(parts) = entry else { return Err(malformed()) };
     let mut parts = parts.into_iter();
     let id = parts.next().and_then(|id| id.as_str().and_then(|id| id.parse().ok()));
     let id: StreamId = id.ok_or_else(malformed)?;
     let mut fields = HashMap::with_capacity(5);
+    let mut field = |name: Option<String>, value: Value| {
+        if let Some((name, value)) = name.zip(value.into_bytes()) {
+            fields.insert(name, value);
+        }
+    };
     match parts.next() {
         Some(Value::Array(list)) => {
             let mut list = list.into_iter();
             while let (Some(name), Some(value)) = (list.next(), list.next()) {
-                let name = name.as_string().ok_or_else(malformed)?;
-                fields.insert(name, value.into_bytes().ok_or_else(malformed)?);
+                field(name.as_string(), value);
             }
         }
         Some(Value::Map(map)) => {
             for (name, value) in map.inner() {
-                let name = name.into_string().ok_or_else(malformed)?;
-                fields.insert(name, value.into_bytes().ok_or_else(malformed)?);
+                field(name.into_string(), value);
             }
         }
         _ => {} // deleted meanwhile
@@ -359,23 +354,34 @@ fn malformed() -> Error {
 }
 
 /// Delivers what comes.
-async fn read(shared: Weak<Shared>, reader: Client, stream: Arc<Stream>) -> Result<(), Error> {
+async fn read(shared: Weak<Shared>, reader: Connection, stream: Arc<Stream>) -> Result<(), Error> {
+    let mut looked = Instant::now();
     loop {
+        if looked.elapsed() > LOOK_EVERY {
+            // on the connection that reads, so that the reader is never ahead of what it says
+            let standing = standing(&reader, &stream.name).await?;
+            stream.feed.lock().position().expect(standing);
+            looked = Instant::now();
+        }
         let entries = fetch(&reader, &stream, Some(READ_BLOCK)).await?;
         let Some(shared) = shared.upgrade() else { return Ok(()) };
         if let Some((last, _)) = entries.last() {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             let lag = (now.as_millis() as u64).saturating_sub(last.ms);
             shared.metrics.bus.lag_ms.set(lag as i64);
+        } else {
+            stream.feed.lock().position().at_end();
         }
         for (id, fields) in entries {
             shared.apply(&stream, id, fields);
         }
+        shared.count_gap(&stream);
     }
 }
 
 /// Stores own messages, in order.
-async fn store(shared: Weak<Shared>, writer: Client, stream: Arc<Stream>) -> Result<(), Error> {
+async fn store(shared: Weak<Shared>, link: SharedLink, stream: Arc<Stream>) -> Result<(), Error> {
+    let writer = link.writer(&stream.name)?;
     loop {
         let batch = stream.feed.lock().take_batch(STORE_BATCH);
         if batch.is_empty() {
@@ -387,7 +393,7 @@ async fn store(shared: Weak<Shared>, writer: Client, stream: Arc<Stream>) -> Res
         let metrics = strong.metrics.clone();
         drop(strong);
         let numbers: Vec<u64> = batch.iter().map(|(number, _)| *number).collect();
-        match timed(append(&writer, &stream.name, max_len, batch)).await {
+        match writer.ask(append(writer, &stream.name, max_len, batch)).await {
             Ok(ids) => {
                 let mut feed = stream.feed.lock();
                 for (number, id) in numbers.iter().zip(ids) {
@@ -408,7 +414,7 @@ async fn store(shared: Weak<Shared>, writer: Client, stream: Arc<Stream>) -> Res
 
 /// All or nothing, so that what is stored has no holes when Redis refuses a part.
 async fn append(
-    writer: &Client,
+    writer: &Connection,
     stream: &str,
     max_len: u64,
     batch: Vec<(u64, Fields)>,
@@ -425,15 +431,21 @@ async fn append(
 /// Did Redis say no, while the connection is fine? (A replica that refuses writes is the wrong server.)
 fn is_refusal(error: &Error) -> bool {
     let details = error.details();
-    ["OOM", "EXECABORT", "MISCONF", "BUSY"].iter().any(|code| details.starts_with(code))
+    let codes = ["OOM", "EXECABORT", "MISCONF", "BUSY", "NOREPLICAS", "NOPERM"];
+    codes.iter().any(|code| details.starts_with(code))
 }
 
-/// Ends when the subscriber's connection does, which no command of ours would notice.
-async fn watch_connection(subscriber: SubscriberClient) -> Result<(), Error> {
-    let mut errors = subscriber.error_rx();
-    match errors.recv().await {
-        Ok((error, _)) => Err(error),
-        Err(_) => Err(Error::new(ErrorKind::IO, "the subscriber is gone")),
+/// Ends when other servers serve, which connections to the old ones need not notice: a master that was replaced
+/// on purpose goes on taking writes for some seconds, and all of them are lost.
+async fn watch_servers(shared: Weak<Shared>, servers: Servers) -> Result<(), Error> {
+    let mut watch = Watch::new(servers);
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        let Some(shared) = shared.upgrade() else { return Ok(()) };
+        if !Watch::is_needed(&shared.access) {
+            return std::future::pending().await;
+        }
+        watch.look(&shared.access).await?;
     }
 }
 

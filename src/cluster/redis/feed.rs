@@ -12,13 +12,16 @@
 //!
 //! After a lost connection nobody knows which part of the last batch was stored. The owner reads the
 //! stream to its end first and then calls [`Feed::caught_up`]: what has not been seen by then was not
-//! stored and is sent again. (The owner has made sure that the old connection can store nothing more.)
+//! stored and is sent again. (The owner has made sure that the old connection can store nothing more.) What
+//! Redis had confirmed and has lost since is sent again, too.
 //!
 //! Every own entry carries a number (field `q`); numbers of one node only rise, so that a receiver can
 //! tell a repetition, whatever caused it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
+
+use super::position::{Position, Standing};
 
 use crate::cluster::BusFull;
 use crate::cluster::message::Message;
@@ -66,15 +69,12 @@ pub(super) struct Feed {
     bytes: usize,
     max_bytes: usize,
     next_number: u64,
-    cursor: StreamId,
-    /// The highest number of each other node, by its uid.
-    numbers: HashMap<String, u64>,
+    position: Position,
+    /// Is the stream read to its end on a new connection?
+    catching_up: bool,
     /// Own messages that Redis had confirmed and dropped before they were read; see [`Feed::take_lost`].
     lost: Vec<(Str, Message)>,
 }
-
-/// Other nodes that are remembered; past it all are forgotten, which only weakens a second line of defence.
-const MAX_NODES: usize = 4096;
 
 impl Feed {
     /// `max_bytes`: of own messages that may be under way.
@@ -84,20 +84,26 @@ impl Feed {
             bytes: 0,
             max_bytes,
             next_number: 0,
-            cursor,
-            numbers: HashMap::new(),
+            position: Position::new(cursor),
+            catching_up: false,
             lost: Vec::new(),
         }
     }
 
     /// The last entry that was read.
     pub(super) fn cursor(&self) -> StreamId {
-        self.cursor
+        self.position.cursor()
     }
 
-    /// Reading goes on behind this entry.
-    pub(super) fn move_to(&mut self, cursor: StreamId) {
-        self.cursor = cursor;
+    /// Where this node stands in the stream.
+    pub(super) fn position(&mut self) -> &mut Position {
+        &mut self.position
+    }
+
+    /// Reading goes on, on a new connection, until [`Feed::caught_up`]; `elsewhere`: to another server.
+    pub(super) fn resume(&mut self, standing: Standing, elsewhere: bool) {
+        self.catching_up = true;
+        self.position.resume(standing, elsewhere);
     }
 
     /// Own messages that are under way.
@@ -177,34 +183,22 @@ impl Feed {
 
     /// An entry of the stream, in the stream's order. `own`: its uid is one of this node's.
     pub(super) fn read(&mut self, id: StreamId, uid: &str, own: bool, number: Option<u64>) -> Read {
-        self.cursor = id;
-        self.drop_passed(id);
-        if !own {
-            return self.read_foreign(uid, number);
+        let again = self.position.advance(id);
+        if !self.catching_up {
+            self.drop_passed(id);
         }
-        let Some(at) = number.and_then(|number| self.position(number)) else { return Read::Known };
+        if !own {
+            return self.position.read_foreign(uid, number, again);
+        }
+        let Some(at) = number.and_then(|number| self.position_of(number)) else {
+            return Read::Known;
+        };
         let item = self.items.remove(at).expect("the position is an item's");
         self.bytes -= item.bytes;
         match item.delivered {
             true => Read::Known,
             false => Read::Own { nsp: item.nsp, message: item.message },
         }
-    }
-
-    fn read_foreign(&mut self, uid: &str, number: Option<u64>) -> Read {
-        let Some(number) = number else { return Read::Foreign }; // a Node peer's
-        if let Some(last) = self.numbers.get_mut(uid) {
-            if number <= *last {
-                return Read::Known;
-            }
-            *last = number;
-            return Read::Foreign;
-        }
-        if self.numbers.len() >= MAX_NODES {
-            self.numbers.clear();
-        }
-        self.numbers.insert(uid.to_owned(), number);
-        Read::Foreign
     }
 
     /// Messages that the stream has passed without showing them: it was trimmed, or lost data.
@@ -226,19 +220,24 @@ impl Feed {
         std::mem::take(&mut self.lost)
     }
 
-    /// The stream was read to its end on a new connection: what was sent and not seen was not stored, and
-    /// waits again; what was confirmed and not seen is lost.
-    pub(super) fn caught_up(&mut self) {
+    /// The stream was read to its end on a new connection. What was sent and not seen was not stored, and waits
+    /// again. What was confirmed and not seen is lost, and waits again, too, unless it was only trimmed: then
+    /// the others have had it.
+    pub(super) fn caught_up(&mut self, standing: Standing) {
+        self.catching_up = false;
+        let trimmed = |id: StreamId| {
+            id <= standing.last && standing.first.is_none_or(|first| id < first)
+        };
         let mut kept = VecDeque::with_capacity(self.items.len());
         for mut item in self.items.drain(..) {
             match item.state {
-                State::Stored(_) => {
+                State::Stored(id) if trimmed(id) => {
                     self.bytes -= item.bytes;
                     if !item.delivered {
                         self.lost.push((item.nsp, item.message));
                     }
                 }
-                State::Sent | State::Waiting => {
+                State::Stored(_) | State::Sent | State::Waiting => {
                     item.state = State::Waiting;
                     kept.push_back(item);
                 }
@@ -286,12 +285,12 @@ impl Feed {
         self.items.front().is_some_and(|item| item.delivered)
     }
 
-    fn position(&self, number: u64) -> Option<usize> {
+    fn position_of(&self, number: u64) -> Option<usize> {
         self.items.binary_search_by_key(&number, |item| item.number).ok()
     }
 
     fn find(&mut self, number: u64) -> Option<&mut Item> {
-        let at = self.position(number)?;
+        let at = self.position_of(number)?;
         self.items.get_mut(at)
     }
 }
@@ -308,6 +307,10 @@ mod tests {
 
     fn id(ms: u64) -> StreamId {
         StreamId { ms, seq: 0 }
+    }
+
+    fn standing(last: u64, first: u64) -> Standing {
+        Standing { last: id(last), first: Some(id(first)), added: None }
     }
 
     fn message(name: &str) -> Message {
@@ -367,9 +370,10 @@ mod tests {
         feed.take_batch(3);
         feed.stored(1, id(1));
         // the connection breaks; on the next one the stream shows a and b
+        feed.resume(standing(2, 1), false);
         assert_eq!(own(&mut feed, 1, 1), Some("a".into()));
         assert_eq!(own(&mut feed, 2, 2), Some("b".into()));
-        feed.caught_up();
+        feed.caught_up(standing(2, 1));
         assert_eq!(numbers(&feed.take_batch(10)), [3, 4]);
         assert!(feed.take_lost().is_empty());
     }
@@ -419,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_redis_confirmed_and_lost_is_delivered_here() {
+    fn what_was_trimmed_before_it_came_back_is_delivered_here() {
         let (mut feed, _) = feed(&["a", "b", "c"]);
         feed.take_batch(10);
         for number in 1..=3 {
@@ -427,9 +431,32 @@ mod tests {
         }
         assert_eq!(own(&mut feed, 2, 2), Some("b".into()), "the stream starts behind a");
         assert_eq!(names(feed.take_lost()), ["a"]);
-        feed.caught_up(); // restarted without its data
+        feed.resume(standing(9, 9), false); // trimmed past c
+        assert!(matches!(feed.read(id(9), "x", false, None), Read::Foreign));
+        feed.caught_up(standing(9, 9));
         assert_eq!(names(feed.take_lost()), ["c"]);
-        assert!(!feed.has_waiting());
+        assert_eq!((feed.has_waiting(), feed.len(), feed.bytes()), (false, 0, 0));
+    }
+
+    #[test]
+    fn what_redis_confirmed_and_lost_is_sent_again_in_its_order() {
+        let (mut feed, now) = feed(&["a", "b", "c"]);
+        feed.take_batch(2);
+        feed.stored(1, id(1));
+        feed.stored(2, id(2));
+        let empty = Standing::default();
+        feed.resume(empty, false); // restarted without its data
+        feed.caught_up(empty);
+        assert_eq!(numbers(&feed.take_batch(2)), [1, 2]);
+        feed.stored(1, id(3));
+        feed.stored(2, id(4));
+        // a failover: the new master has neither of them, but others' entries before and after
+        feed.resume(standing(9, 2), true);
+        assert!(matches!(feed.read(id(9), "x", false, None), Read::Foreign));
+        feed.caught_up(standing(9, 2));
+        assert_eq!(numbers(&feed.take_batch(10)), [1, 2, 3]);
+        assert_eq!(names(feed.overdue(now + DEADLINE)), ["a", "b", "c"], "once");
+        assert!(feed.take_lost().is_empty());
     }
 
     #[test]

@@ -9,21 +9,27 @@
 //! anew, after a pause with jitter. What was under way is in the feeds and is not lost by that. While there
 //! is no epoch, or Redis is slow, own messages are delivered on this node without it (G6).
 
+mod access;
 mod channels;
 mod epoch;
 mod feed;
+mod link;
+mod position;
 mod requests;
+mod servers;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use fred::types::config::Config as ClientConfig;
+use fred::error::{Error, ErrorKind};
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, watch};
 
+use self::access::Access;
+pub(crate) use self::access::RedisAddress;
 use self::feed::{Feed, Read};
 use self::requests::Requests;
 use super::message::{Message, Reply, Request};
@@ -35,8 +41,8 @@ use crate::error::{EmitError, ServeError};
 use crate::metrics::Metrics;
 use crate::socketio::packet::Codec;
 
-/// How long Redis may take to give an own message back, before it is delivered here all the same.
-const LOCAL_DEADLINE: Duration = Duration::from_millis(500);
+/// How long a node tries to connect before it gives up to start.
+const START: Duration = Duration::from_secs(30);
 
 /// How long a node that leaves may take to publish what it has accepted.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -45,9 +51,26 @@ const GOODBYE: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct RedisBus(Arc<Shared>);
 
+/// Did the first epoch begin?
+#[derive(Clone)]
+enum Start {
+    /// Not yet; what went wrong last.
+    Tried(Option<String>),
+    /// It cannot.
+    Failed(String),
+    /// It has read where each stream ends.
+    Done,
+}
+
+impl Start {
+    fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+}
+
 struct Shared {
     config: RedisConfig,
-    client: ClientConfig,
+    access: Access,
     codec: Codec,
     metrics: Arc<Metrics>,
     /// The namespaces of this node.
@@ -58,8 +81,7 @@ struct Shared {
     /// Things to publish on channels, for the epoch that is there; dropped without one.
     channels: Mutex<Option<mpsc::Sender<Post>>>,
     connected: AtomicBool,
-    /// Turns true when the first epoch has read where each stream ends.
-    started: watch::Sender<bool>,
+    started: watch::Sender<Start>,
     request_ids: AtomicU64,
     /// Begins the uids of this node.
     node: String,
@@ -133,7 +155,7 @@ impl RedisBus {
         codec: Codec,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ServeError> {
-        let client = client_config(&config)?;
+        let access = Access::new(&config).map_err(ServeError::Bus)?;
         let queue_bytes = config.queue_bytes;
         let names = wire::streams_to_read(&config.stream_name, config.stream_count);
         let streams = names
@@ -151,7 +173,7 @@ impl RedisBus {
             .collect();
         let shared = Arc::new(Shared {
             config,
-            client,
+            access,
             codec,
             metrics,
             spaces: RwLock::default(),
@@ -159,7 +181,7 @@ impl RedisBus {
             requests: Requests::default(),
             channels: Mutex::new(None),
             connected: AtomicBool::new(false),
-            started: watch::Sender::new(false),
+            started: watch::Sender::new(Start::Tried(None)),
             request_ids: AtomicU64::new(rand::random()),
             node: format!("{:016x}", rand::random::<u64>()),
             closing: watch::Sender::new(false),
@@ -173,21 +195,26 @@ impl RedisBus {
     }
 
     /// Waits until the node knows where the streams end, so that it misses nothing from then on.
-    pub(crate) async fn started(&self) {
+    ///
+    /// # Errors
+    /// What went wrong, once this makes no sense any more or has taken too long.
+    pub(crate) async fn started(&self) -> Result<(), ServeError> {
         let mut started = self.0.started.subscribe();
-        let _ = started.wait_for(|started| *started).await;
+        let over = started.wait_for(|start| !matches!(start, Start::Tried(_)));
+        let over = tokio::time::timeout(START, over).await;
+        let over = over.map(|start| start.map(|start| start.clone()));
+        match over {
+            Ok(Ok(Start::Failed(error))) => Err(ServeError::Bus(error)),
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let last = match &*started.borrow() {
+                    Start::Tried(Some(error)) => format!(": {error}"),
+                    _ => String::new(),
+                };
+                Err(ServeError::Bus(format!("no connection to Redis for {START:?}{last}")))
+            }
+        }
     }
-}
-
-fn client_config(config: &RedisConfig) -> Result<ClientConfig, ServeError> {
-    let url = config.url.as_deref().unwrap_or_default();
-    let mut client = ClientConfig::from_url(url)
-        .map_err(|error| ServeError::Bus(format!("redis-url: {error}")))?;
-    if let Some(password) = &config.password {
-        client.password = Some(password.clone());
-    }
-    client.fail_fast = true;
-    Ok(client)
 }
 
 impl Bus for RedisBus {
@@ -240,7 +267,7 @@ impl Log for RedisLog {
         let fields = fields.into_iter().map(|(name, value)| (name, String::from(value))).collect();
         let connected = self.shared.connected.load(Ordering::Acquire);
         // without Redis it is due at once
-        let wait = if connected { LOCAL_DEADLINE } else { Duration::ZERO };
+        let wait = if connected { self.shared.config.local_deadline } else { Duration::ZERO };
         let due = Instant::now() + wait;
         let mut feed = space.stream.feed.lock();
         feed.push(due, space.nsp.clone(), message, fields).map_err(|_| EmitError::BusFull)?;
@@ -368,6 +395,27 @@ impl Shared {
             self.metrics.bus.local_deliveries.inc();
             self.deliver(&nsp, &message);
         }
+    }
+
+    /// Was something lost of what others have written?
+    fn count_gap(&self, stream: &Stream) {
+        if let Some(what) = stream.feed.lock().position().take_gap() {
+            self.metrics.bus.gaps.inc();
+            tracing::error!(stream = stream.name, what, "events of other nodes may be lost");
+        }
+    }
+
+    /// An attempt to connect has failed. While the node starts, one that will always fail ends it.
+    fn tell_of_start(&self, error: &Error) {
+        self.started.send_if_modified(|start| {
+            let Start::Tried(last) = start else { return false };
+            let details = error.details().to_owned();
+            match error.kind() {
+                ErrorKind::Auth | ErrorKind::Tls => *start = Start::Failed(details),
+                _ => *last = Some(details),
+            }
+            true
+        });
     }
 
     fn set_connected(&self, connected: bool) {

@@ -1,0 +1,295 @@
+//! The connections of an epoch. Each is to one server and has one life: when it breaks, the epoch ends.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::{Client, SubscriberClient};
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::types::config::{Config as ClientConfig, ConnectionConfig, Server};
+use fred::types::{Builder, Message as ChannelMessage};
+use futures_util::future::{join_all, try_join_all};
+use tokio::sync::{broadcast, watch};
+use tokio::task::AbortHandle;
+
+use super::access::Access;
+use super::servers::Servers;
+
+/// A command that takes longer says that the connection is dead.
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(4);
+/// Until there is a connection.
+const TCP_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the first commands on a new connection, together: four round trips.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(8);
+/// Messages of channels that may wait for us to look at them.
+const CHANNEL_CAPACITY: usize = 16 * 1024;
+/// How long a connection may take to say goodbye.
+const QUIT_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// A connection to one server, gone when it is dropped.
+pub(super) struct Connection<C = Client> {
+    client: C,
+    ended: watch::Receiver<bool>,
+    task: AbortHandle,
+}
+
+impl<C> Deref for Connection<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.client
+    }
+}
+
+impl<C> Drop for Connection<C> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<C> Connection<C> {
+    /// Waits for the answer, but not on a connection that is dead.
+    pub(super) async fn ask<T>(
+        &self,
+        command: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        self.ask_for(COMMAND_TIMEOUT, command).await
+    }
+
+    pub(super) async fn ask_for<T>(
+        &self,
+        time: Duration,
+        command: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            answer = command => answer,
+            error = self.ended() => Err(error),
+            () = tokio::time::sleep(time) => {
+                Err(Error::new(ErrorKind::Timeout, "Redis does not answer"))
+            }
+        }
+    }
+
+    /// Waits until it is dead. `fred` lets commands wait for ever then.
+    pub(super) async fn ended(&self) -> Error {
+        // an error says that the task is gone, which is the same
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+        Error::new(ErrorKind::IO, "the connection to Redis ended")
+    }
+}
+
+pub(super) async fn connect_to(config: ClientConfig) -> Result<Connection, Error> {
+    let client = builder(config).build()?;
+    open(client).await
+}
+
+async fn open<C: ClientLike>(client: C) -> Result<Connection<C>, Error> {
+    let task = client.init().await.map_err(explain)?;
+    let (sender, ended) = watch::channel(false);
+    let handle = task.abort_handle();
+    tokio::spawn(async move {
+        let _ = task.await;
+        sender.send_replace(true);
+    });
+    Ok(Connection { client, ended, task: handle })
+}
+
+fn builder(config: ClientConfig) -> Builder {
+    let mut builder = Builder::from_config(config);
+    builder.with_connection_config(|config: &mut ConnectionConfig| {
+        config.connection_timeout = TCP_TIMEOUT;
+        config.internal_command_timeout = SETUP_TIMEOUT;
+        // A command whose connection broke is not sent again behind our back: that could store it twice.
+        config.max_command_attempts = 1;
+        config.tcp.nodelay = Some(true);
+    });
+    builder.with_performance_config(|config| {
+        config.broadcast_channel_capacity = CHANNEL_CAPACITY;
+    });
+    builder
+}
+
+/// A certificate that is refused comes as an I/O error in Rust's notation.
+fn explain(error: Error) -> Error {
+    let details = error.details();
+    match details.find("InvalidCertificate(") {
+        None => error,
+        Some(at) => {
+            let what = details[at..].trim_end_matches(" }");
+            Error::new(ErrorKind::Tls, format!("the certificate of Redis is refused: {what}"))
+        }
+    }
+}
+
+/// The connections that commands go to. The ones that read are apart, since they wait.
+pub(super) struct Link {
+    pub(super) servers: Servers,
+    sharded: bool,
+    /// Where all publish and subscribe, unless pub/sub is sharded.
+    home: Server,
+    /// To the servers without which there is no epoch.
+    writers: HashMap<Server, Connection>,
+    /// To those of the cluster at which only peers may be.
+    others: Vec<Connection>,
+    subscribers: HashMap<Server, Connection<SubscriberClient>>,
+}
+
+impl Link {
+    /// Connects to all that writing to `keys` needs. Subscribers come later.
+    pub(super) async fn open(
+        access: &Access,
+        servers: Servers,
+        keys: &[&str],
+        sharded: bool,
+    ) -> Result<Self, Error> {
+        let mut needed = Vec::new();
+        for key in keys {
+            needed.push(servers.owner(key)?.clone());
+        }
+        let home = needed.first().ok_or_else(no_server)?.clone();
+        if sharded {
+            needed.extend(servers.primaries.iter().cloned());
+        }
+        needed.sort();
+        needed.dedup();
+        let writers = needed.iter().map(|server| async move {
+            let connection = connect_to(access.to_server(server)).await;
+            connection.map(|connection| (server.clone(), connection)).map_err(|error| {
+                Error::new(error.kind().clone(), format!("{server}: {}", error.details()))
+            })
+        });
+        let all = servers.primaries.iter().chain(&servers.replicas);
+        let rest = all.filter(|server| !sharded && !needed.contains(server));
+        let others = join_all(rest.map(|server| connect_to(access.to_server(server))));
+        let (writers, others) = tokio::join!(try_join_all(writers), others);
+        let writers = writers?.into_iter().collect();
+        // one that is gone has no subscribers either
+        let others = others.into_iter().flatten().collect();
+        let subscribers = HashMap::new();
+        Ok(Self { servers, sharded, home, writers, others, subscribers })
+    }
+
+    /// Connects the subscribers. Gives what they receive.
+    pub(super) async fn open_subscribers(
+        &mut self,
+        access: &Access,
+    ) -> Result<Vec<broadcast::Receiver<ChannelMessage>>, Error> {
+        let servers = match self.sharded {
+            true => self.servers.primaries.clone(),
+            false => vec![self.home.clone()],
+        };
+        let opening = servers.into_iter().map(|server| async move {
+            let client = builder(access.to_server(&server)).build_subscriber_client()?;
+            Ok::<_, Error>((server, open(client).await?))
+        });
+        self.subscribers = try_join_all(opening).await?.into_iter().collect();
+        Ok(self.subscribers.values().map(|subscriber| subscriber.message_rx()).collect())
+    }
+
+    /// The connection to who has this key or channel.
+    pub(super) fn writer(&self, key: &str) -> Result<&Connection, Error> {
+        self.writers.get(self.servers.owner(key)?).ok_or_else(no_server)
+    }
+
+    /// Every connection that writes, with its server.
+    pub(super) fn writers(&self) -> impl Iterator<Item = (&Server, &Connection)> {
+        self.writers.iter()
+    }
+
+    /// Waits until a connection is dead that the epoch needs.
+    pub(super) async fn ended(&self) -> Error {
+        let writers = self.writers.values().map(|writer| Box::pin(writer.ended()) as Ended<'_>);
+        let subscribers = self.subscribers.values();
+        let subscribers = subscribers.map(|one| Box::pin(one.ended()) as Ended<'_>);
+        futures_util::future::select_all(writers.chain(subscribers)).await.0
+    }
+
+    /// Says goodbye. Tasks that still hold the link find it dead.
+    pub(super) async fn close(&self) {
+        let writers = self.writers.values().map(|writer| end(writer));
+        let subscribers = self.subscribers.values().map(|subscriber| end(subscriber));
+        tokio::join!(join_all(writers), join_all(subscribers));
+        self.others.iter().for_each(|other| other.task.abort());
+    }
+
+    pub(super) async fn publish(&self, channel: &str, payload: Vec<u8>) -> Result<(), Error> {
+        let payload = Bytes::from(payload);
+        if self.sharded {
+            let writer = self.writer(channel)?;
+            writer.ask(writer.spublish::<(), _, _>(channel, payload)).await
+        } else {
+            let writer = self.at_home()?;
+            writer.ask(writer.publish::<(), _, _>(channel, payload)).await
+        }
+    }
+
+    /// How many have subscribed to it, on all servers of the cluster (`PUBSUB NUMSUB` is about one).
+    pub(super) async fn subscribers(&self, channel: &str) -> Result<usize, Error> {
+        type Counts = HashMap<String, usize>;
+        if self.sharded {
+            let owner = self.writer(channel)?;
+            let counts: Counts = owner.ask(owner.pubsub_shardnumsub(channel)).await?;
+            return Ok(counts.values().sum());
+        }
+        let count = |connection: &Connection| {
+            let client = (**connection).clone();
+            let channel = channel.to_owned();
+            async move { client.pubsub_numsub::<Counts, _>(channel).await }
+        };
+        let needed = self.writers.values().map(|writer| writer.ask(count(writer)));
+        let others = self.others.iter().map(|other| other.ask(count(other)));
+        let (needed, others) = tokio::join!(try_join_all(needed), join_all(others));
+        let sum = |counts: Counts| counts.values().sum::<usize>();
+        Ok(needed?.into_iter().chain(others.into_iter().flatten()).map(sum).sum())
+    }
+
+    pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Error> {
+        if !self.sharded {
+            let subscriber = self.subscriber(&self.home)?;
+            return subscriber.ask(subscriber.subscribe(channels)).await;
+        }
+        for channel in channels {
+            let subscriber = self.subscriber(self.servers.owner(&channel)?)?;
+            subscriber.ask(subscriber.ssubscribe(channel)).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn unsubscribe(&self, channels: Vec<String>) -> Result<(), Error> {
+        if !self.sharded {
+            let subscriber = self.subscriber(&self.home)?;
+            return subscriber.ask(subscriber.unsubscribe(channels)).await;
+        }
+        for channel in channels {
+            let subscriber = self.subscriber(self.servers.owner(&channel)?)?;
+            subscriber.ask(subscriber.sunsubscribe(channel)).await?;
+        }
+        Ok(())
+    }
+
+    fn at_home(&self) -> Result<&Connection, Error> {
+        self.writers.get(&self.home).ok_or_else(no_server)
+    }
+
+    fn subscriber(&self, server: &Server) -> Result<&Connection<SubscriberClient>, Error> {
+        self.subscribers.get(server).ok_or_else(no_server)
+    }
+}
+
+type Ended<'a> = std::pin::Pin<Box<dyn Future<Output = Error> + Send + 'a>>;
+
+async fn end<C: ClientLike>(connection: &Connection<C>) {
+    let _ = tokio::time::timeout(QUIT_TIMEOUT, connection.quit()).await;
+    connection.task.abort();
+}
+
+fn no_server() -> Error {
+    Error::new(ErrorKind::Cluster, "not connected to that server")
+}
+
+/// The link of an epoch, for tasks that may outlive it.
+pub(super) type SharedLink = Arc<Link>;
