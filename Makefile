@@ -46,7 +46,8 @@ tests/%/node_modules/.installed: tests/%/package.json tests/%/package-lock.json
 	@touch $@
 
 setup: tests/interop/node_modules/.installed tests/browser/node_modules/.installed
-	scripts/debian-packages chromium firefox-esr redis-server
+	scripts/debian-packages chromium firefox-esr redis-server redis-sentinel
+	scripts/valkey
 
 # the official clients' tests drive the examples, which the debug build has already
 EXAMPLES := $(CURDIR)/target/debug/examples

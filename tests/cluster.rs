@@ -7,6 +7,8 @@
 mod behaviour;
 #[path = "cluster/faults.rs"]
 mod faults;
+#[path = "cluster/forms.rs"]
+mod forms;
 #[path = "cluster/nodes.rs"]
 mod nodes;
 #[path = "cluster/order.rs"]
@@ -15,4 +17,6 @@ mod order;
 mod redis;
 #[path = "cluster/requests.rs"]
 mod requests;
+#[path = "cluster/servers.rs"]
+mod servers;
 mod support;

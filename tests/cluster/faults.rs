@@ -181,7 +181,7 @@ async fn is_ready(server: &TestServer) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_killed_and_restarted_with_its_data_costs_no_event() {
-    let mut nodes = Nodes::on(Redis::start_with(true).await, |_| {}).await;
+    let mut nodes = Nodes::on(Redis::start_with_data().await, |_| {}).await;
     let load = Load::start(&nodes).await;
     for _ in 0..2 {
         more_published(nodes.here(), 50).await;
@@ -307,7 +307,7 @@ async fn redis_without_memory_costs_no_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_redis_is_bounded_and_the_emit_says_so() {
-    let mut nodes = Nodes::on(Redis::start_with(true).await, |config| {
+    let mut nodes = Nodes::on(Redis::start_with_data().await, |config| {
         config.redis.queue_bytes = 100_000;
     })
     .await;

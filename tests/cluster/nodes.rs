@@ -15,7 +15,12 @@ pub(crate) struct Nodes {
 
 /// A node's configuration.
 pub(crate) fn node(redis: &Redis) -> Config {
-    Config { redis: RedisConfig { url: Some(redis.url()), ..RedisConfig::default() }, ..config() }
+    at(redis.url())
+}
+
+/// A node's configuration.
+pub(crate) fn at(url: impl Into<String>) -> Config {
+    Config { redis: RedisConfig { url: Some(url.into()), ..RedisConfig::default() }, ..config() }
 }
 
 impl Nodes {
@@ -38,13 +43,17 @@ impl Nodes {
         change: impl Fn(&mut Config),
         install: impl Fn(&Server),
     ) -> Self {
-        let mut servers = Vec::new();
-        for _ in 0..2 {
-            let mut config = node(&redis);
-            change(&mut config);
-            servers.push(TestServer::start(config, &install).await);
-        }
-        Self { servers, redis: Some(redis) }
+        let mut config = node(&redis);
+        change(&mut config);
+        let nodes = Self::alike(config, install).await;
+        Self { redis: Some(redis), ..nodes }
+    }
+
+    /// Two nodes; who starts it keeps Redis.
+    pub(crate) async fn alike(config: Config, install: impl Fn(&Server)) -> Self {
+        let one = TestServer::start(config.clone(), &install);
+        let (one, two) = tokio::join!(one, TestServer::start(config, &install));
+        Self { servers: vec![one, two], redis: None }
     }
 
     /// Where the application calls.

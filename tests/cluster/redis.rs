@@ -11,45 +11,98 @@ use tokio::net::TcpStream;
 
 use crate::support::within;
 
-const BINARY: &str = "/usr/bin/redis-server";
+/// How one is started.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) binary: PathBuf,
+    /// What stands behind the program's name, before the flags.
+    pub(crate) mode: Vec<String>,
+    /// With it every write is in a file before it is answered.
+    pub(crate) keeps_data: bool,
+    pub(crate) flags: Vec<String>,
+    /// For the connections of the test itself.
+    pub(crate) password: Option<&'static str>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            binary: "/usr/bin/redis-server".into(),
+            mode: Vec::new(),
+            keeps_data: false,
+            flags: Vec::new(),
+            password: None,
+        }
+    }
+}
+
+impl Setup {
+    pub(crate) fn flags(flags: &[&str]) -> Self {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self { flags, ..Self::default() }
+    }
+}
 
 /// One Redis. Ends with the test, its directory too.
 pub(crate) struct Redis {
-    port: u16,
+    pub(crate) port: u16,
     directory: PathBuf,
-    keeps_data: bool,
+    setup: Setup,
     child: Child,
+}
+
+/// Below those that the system gives to connections: a port must be free again after a restart.
+pub(crate) fn free_port() -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let end: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    loop {
+        // the hasher's keys are random
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0_u8);
+        let port = 10_000 + (random % u64::from(end - 10_000)) as u16;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A directory of a test's own.
+pub(crate) fn directory() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("quicket-cluster-{}-{count}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
 }
 
 impl Redis {
     /// Without persistence.
     pub(crate) async fn start() -> Self {
-        Self::start_with(false).await
+        Self::start_as(Setup::default()).await
     }
 
-    /// With `keeps_data`, every write is in a file before it is answered.
-    pub(crate) async fn start_with(keeps_data: bool) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "quicket-cluster-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&directory).unwrap();
+    /// Every write is in a file before it is answered.
+    pub(crate) async fn start_with_data() -> Self {
+        Self::start_as(Setup { keeps_data: true, ..Setup::default() }).await
+    }
+
+    pub(crate) async fn start_as(setup: Setup) -> Self {
+        let directory = directory();
         // another process may take the port before Redis does: then Redis ends, and the next one is tried
         for _ in 0..5 {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            let port = listener.local_addr().unwrap().port();
-            drop(listener);
-            let child = spawn(port, &directory, keeps_data);
-            let mut redis = Self { port, directory: directory.clone(), keeps_data, child };
+            let port = free_port();
+            let child = spawn(port, &directory, &setup);
+            let mut redis = Self { port, directory: directory.clone(), setup: setup.clone(), child };
             if redis.answers().await {
                 return redis;
             }
             redis.directory = PathBuf::new(); // the next one uses it
         }
-        panic!("redis-server does not start");
+        panic!("{setup} does not start", setup = setup.binary.display());
+    }
+
+    pub(crate) fn setup(&self) -> &Setup {
+        &self.setup
     }
 
     pub(crate) fn url(&self) -> String {
@@ -60,7 +113,7 @@ impl Redis {
     async fn answers(&mut self) -> bool {
         within("Redis to answer", async {
             loop {
-                if let Some(mut connection) = Connection::open(self.port).await
+                if let Some(mut connection) = self.open().await
                     && connection.try_call(&["PING"]).await == Some(Reply::text("PONG"))
                 {
                     return true;
@@ -75,7 +128,15 @@ impl Redis {
     }
 
     pub(crate) async fn connect(&self) -> Connection {
-        Connection::open(self.port).await.expect("Redis is there")
+        self.open().await.expect("Redis is there")
+    }
+
+    async fn open(&self) -> Option<Connection> {
+        let mut connection = Connection::open(self.port).await?;
+        if let Some(password) = self.setup.password {
+            connection.try_call(&["AUTH", password]).await?;
+        }
+        Some(connection)
     }
 
     /// One command on a connection of its own.
@@ -91,7 +152,7 @@ impl Redis {
 
     /// After [`Redis::kill`]: on the same port, with its data if it keeps any.
     pub(crate) async fn restart(&mut self) {
-        self.child = spawn(self.port, &self.directory, self.keeps_data);
+        self.child = spawn(self.port, &self.directory, &self.setup);
         assert!(self.answers().await, "Redis does not come back");
     }
 
@@ -120,17 +181,18 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16, directory: &PathBuf, keeps_data: bool) -> Child {
-    let appendonly = if keeps_data { "yes" } else { "no" };
-    Command::new(BINARY)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-        .args(["--appendonly", appendonly, "--appendfsync", "always"])
-        .current_dir(directory)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap_or_else(|error| {
-            panic!("{BINARY}: {error}; these tests need Debian's package `redis-server`")
-        })
+fn spawn(port: u16, directory: &PathBuf, setup: &Setup) -> Child {
+    let appendonly = if setup.keeps_data { "yes" } else { "no" };
+    let mut command = Command::new(&setup.binary);
+    command.args(&setup.mode).args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+    if setup.mode.is_empty() {
+        command.args(["--save", "", "--appendonly", appendonly, "--appendfsync", "always"]);
+    }
+    let spawned = command.args(&setup.flags).current_dir(directory).stdout(Stdio::null()).spawn();
+    spawned.unwrap_or_else(|error| {
+        let binary = setup.binary.display();
+        panic!("{binary}: {error}; `make setup` installs what these tests need")
+    })
 }
 
 /// What Redis says.

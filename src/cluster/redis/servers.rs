@@ -164,21 +164,32 @@ async fn find_master(access: &Access, hosts: &[Server], service: &str) -> Result
             (host, asked.await)
         })
         .collect();
-    let (mut found, mut errors) = (Vec::new(), Vec::new());
+    let (mut found, mut errors, mut kind) = (Vec::new(), Vec::new(), ErrorKind::Sentinel);
     while let Some((sentinel, answer)) = asking.next().await {
         match answer {
             Ok(server) if found.contains(&server) => {}
             Ok(server) => match is_master(access, &server).await {
                 Ok(()) => return Ok(server),
                 Err(error) => {
+                    worse(&mut kind, &error);
                     errors.push(format!("{server}: {}", error.details()));
                     found.push(server);
                 }
             },
-            Err(error) => errors.push(format!("Sentinel {sentinel}: {}", error.details())),
+            Err(error) => {
+                worse(&mut kind, &error);
+                errors.push(format!("Sentinel {sentinel}: {}", error.details()));
+            }
         }
     }
-    Err(Error::new(ErrorKind::Sentinel, errors.join("; ")))
+    Err(Error::new(kind, errors.join("; ")))
+}
+
+/// What all failed for: a refusal says more than that another one is not there.
+fn worse(kind: &mut ErrorKind, error: &Error) {
+    if matches!(error.kind(), ErrorKind::Auth | ErrorKind::Tls) {
+        *kind = error.kind().clone();
+    }
 }
 
 async fn master_of(sentinel: &Connection, service: &str) -> Result<Server, Error> {
@@ -228,7 +239,7 @@ async fn find_cluster(access: &Access, hosts: &[Server]) -> Result<Servers, Erro
         match answer {
             Ok(servers) => return Ok(servers),
             Err(error) => {
-                kind = error.kind().clone();
+                worse(&mut kind, &error);
                 errors.push(format!("{host}: {}", error.details()));
             }
         }
