@@ -5,10 +5,14 @@
 
 #[path = "cluster/behaviour.rs"]
 mod behaviour;
+#[path = "cluster/failover.rs"]
+mod failover;
 #[path = "cluster/faults.rs"]
 mod faults;
 #[path = "cluster/forms.rs"]
 mod forms;
+#[path = "cluster/load.rs"]
+mod load;
 #[path = "cluster/nodes.rs"]
 mod nodes;
 #[path = "cluster/order.rs"]

@@ -1,183 +1,15 @@
 //! Redis fails, the service does not (G6): under load, every event counted.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::task::JoinHandle;
 
-use crate::nodes::{Nodes, expect, joined};
+use crate::load::{Load, POLL, is_degraded, is_ready, local_deliveries, more_published};
+use crate::nodes::{Nodes, at, expect, joined};
 use crate::redis::{Redis, Reply};
-use crate::support::http::Request;
+use crate::servers::Proxy;
 use crate::support::socketio::TestServer;
 use crate::support::within;
-
-/// How long an event may take to a client of its own node, whatever Redis does.
-const LOCAL: Duration = Duration::from_secs(1);
-
-/// How often something is asked that nobody announces.
-const POLL: Duration = Duration::from_millis(20);
-
-/// Two nodes that publish numbered events all the time, and two clients on each that note all.
-struct Load {
-    stop: Arc<AtomicBool>,
-    publishers: Vec<JoinHandle<Vec<Instant>>>,
-    readers: Vec<(usize, JoinHandle<Seen>)>,
-}
-
-/// What a client saw: of each publisher the numbers and the time.
-type Seen = HashMap<usize, Vec<(usize, Instant)>>;
-
-/// What came of it.
-struct Outcome {
-    /// When each event was published, by node.
-    sent: Vec<Vec<Instant>>,
-    seen: Vec<(usize, Seen)>,
-}
-
-impl Load {
-    async fn start(nodes: &Nodes) -> Self {
-        let servers = [nodes.here(), nodes.there()];
-        let mut readers = Vec::new();
-        for (at, server) in servers.iter().enumerate() {
-            for _ in 0..2 {
-                readers.push((at, tokio::spawn(note(joined(server).await))));
-            }
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let publishers = servers.iter().enumerate();
-        let publishers = publishers.map(|(at, server)| publish(server, at, stop.clone())).collect();
-        Self { stop, publishers, readers }
-    }
-
-    /// Every client has seen what there was; the ends come behind all events.
-    async fn finish(self) -> Outcome {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut sent = Vec::new();
-        for publisher in self.publishers {
-            sent.push(within("a publisher", publisher).await.unwrap());
-        }
-        let mut seen = Vec::new();
-        for (at, reader) in self.readers {
-            seen.push((at, within("all events", reader).await.unwrap()));
-        }
-        Outcome { sent, seen }
-    }
-}
-
-fn publish(server: &TestServer, at: usize, stop: Arc<AtomicBool>) -> JoinHandle<Vec<Instant>> {
-    let namespace = server.server.of("/");
-    tokio::spawn(async move {
-        let mut sent = Vec::new();
-        let mut pace = tokio::time::interval(Duration::from_millis(2));
-        while !stop.load(Ordering::Relaxed) {
-            pace.tick().await;
-            let now = Instant::now();
-            namespace.emit("n", &(at, sent.len())).await.unwrap();
-            sent.push(now);
-        }
-        namespace.emit("end", &()).await.unwrap();
-        sent
-    })
-}
-
-async fn note(client: (crate::support::socketio::Client, quicket::Socket)) -> Seen {
-    let (mut client, _socket) = client;
-    let (mut seen, mut ends) = (Seen::new(), 0);
-    while ends < 2 {
-        let event = client.event().await;
-        if event[0] == "n" {
-            let number = |at: usize| event[at].as_u64().unwrap() as usize;
-            seen.entry(number(1)).or_default().push((number(2), Instant::now()));
-        } else {
-            ends += 1;
-        }
-    }
-    seen
-}
-
-impl Outcome {
-    /// Own events: each exactly once, in order, in time.
-    fn own_events_arrived(&self) {
-        for (at, seen) in &self.seen {
-            let own = &seen[at];
-            let numbers: Vec<_> = own.iter().map(|(number, _)| *number).collect();
-            complete(&numbers, self.sent[*at].len(), "own");
-            let delay = |(number, when): &(usize, Instant)| *when - self.sent[*at][*number];
-            let slowest = own.iter().map(delay).max().unwrap();
-            assert!(slowest < LOCAL, "an own event took {slowest:?}");
-        }
-    }
-
-    /// The other node's events: each exactly once, in order.
-    fn foreign_events_arrived(&self) {
-        for (at, seen) in &self.seen {
-            let numbers: Vec<_> = seen[&(1 - at)].iter().map(|(number, _)| *number).collect();
-            complete(&numbers, self.sent[1 - at].len(), "foreign");
-        }
-    }
-
-    /// What did arrive of them is in order and not doubled.
-    fn foreign_events_are_in_order(&self) {
-        for (at, seen) in &self.seen {
-            let numbers = &seen[&(1 - at)];
-            assert!(numbers.is_sorted_by(|a, b| a.0 < b.0), "out of order or doubled");
-        }
-    }
-}
-
-fn complete(numbers: &[usize], sent: usize, whose: &str) {
-    let wrong = numbers.iter().enumerate().find(|(at, number)| at != *number);
-    if let Some((at, _)) = wrong {
-        let around = &numbers[at.saturating_sub(3)..(at + 5).min(numbers.len())];
-        panic!("{whose} events: at {at} of {sent} {around:?}");
-    }
-    assert_eq!(numbers.len(), sent, "{whose} events at the end");
-}
-
-async fn probe(server: &TestServer, path: &str) -> (u16, String) {
-    let answer = Request::get(path).send(server.address).await;
-    (answer.status, answer.text().to_owned())
-}
-
-/// Until so many more events were delivered without Redis.
-async fn local_deliveries(server: &TestServer, more: i64) {
-    let wanted = server.metric("bus_local_deliveries_total") + more;
-    crate::support::eventually("deliveries without Redis", || {
-        server.metric("bus_local_deliveries_total") >= wanted
-    })
-    .await;
-}
-
-async fn more_published(server: &TestServer, more: i64) {
-    let wanted = server.metric("bus_published_total") + more;
-    crate::support::eventually("events to be stored", || {
-        server.metric("bus_published_total") >= wanted
-    })
-    .await;
-}
-
-async fn is_degraded(server: &TestServer) {
-    let degraded = (200, "degraded: no connection to Redis\n".to_owned());
-    within("to be degraded", async {
-        while probe(server, "/readyz").await != degraded {
-            tokio::time::sleep(POLL).await;
-        }
-    })
-    .await;
-    assert_eq!(probe(server, "/healthz").await, (200, "ok\n".to_owned()));
-}
-
-async fn is_ready(server: &TestServer) {
-    within("to be ready", async {
-        while probe(server, "/readyz").await != (200, "ok\n".to_owned()) {
-            tokio::time::sleep(POLL).await;
-        }
-    })
-    .await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_killed_and_restarted_with_its_data_costs_no_event() {
@@ -225,21 +57,121 @@ async fn redis_restarted_empty_costs_no_local_event_and_the_gap_is_counted() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn redis_that_hangs_for_three_seconds_costs_no_event() {
-    let nodes = Nodes::two().await;
-    let redis = nodes.redis.as_ref().unwrap();
+/// How long it lasts when Redis is there and does not answer.
+const HANG: Duration = Duration::from_secs(10);
+
+/// `begin` makes Redis hang, `end` lets it go on.
+async fn hanging(nodes: Nodes, begin: impl AsyncFnOnce(), end: impl AsyncFnOnce()) {
     let load = Load::start(&nodes).await;
     more_published(nodes.here(), 50).await;
-    redis.signal("STOP");
-    let hang = tokio::time::sleep(Duration::from_secs(3));
-    is_degraded(nodes.here()).await;
-    local_deliveries(nodes.here(), 100).await;
-    local_deliveries(nodes.there(), 100).await;
-    hang.await;
-    redis.signal("CONT");
-    is_ready(nodes.here()).await;
+    let until = tokio::time::Instant::now() + HANG;
+    begin().await;
+    for node in [nodes.here(), nodes.there()] {
+        is_degraded(node).await;
+        local_deliveries(node, 100).await;
+    }
+    tokio::time::sleep_until(until).await;
+    end().await;
+    for node in [nodes.here(), nodes.there()] {
+        is_ready(node).await;
+        more_published(node, 50).await;
+    }
+    let outcome = load.finish().await;
+    outcome.own_events_arrived();
+    outcome.foreign_events_arrived();
+    for node in [nodes.here(), nodes.there()] {
+        assert_eq!(node.metric("bus_gaps_total"), 0);
+        // a hang of four seconds is taken for a broken connection, one attempt for eight
+        assert!((1..=8).contains(&node.metric("bus_reconnects_total")));
+        node.until_metric("bus_queue_messages", 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_that_hangs_for_ten_seconds_costs_no_event() {
+    let redis = Redis::start().await;
+    let nodes = Nodes::alike(at(redis.url()), |_| {}).await;
+    hanging(nodes, async || redis.signal("STOP"), async || redis.signal("CONT")).await;
+}
+
+/// As during a failover of a managed Redis.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_that_pauses_writes_for_ten_seconds_costs_no_event() {
+    pausing("WRITE").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_that_pauses_all_commands_for_ten_seconds_costs_no_event() {
+    pausing("ALL").await;
+}
+
+async fn pausing(what: &str) {
+    let redis = Redis::start().await;
+    let nodes = Nodes::alike(at(redis.url()), |_| {}).await;
+    let millis = HANG.as_millis().to_string();
+    let pause = async || {
+        let paused = redis.call(&["CLIENT", "PAUSE", &millis, what]).await;
+        assert_eq!(paused, Reply::text("OK"));
+    };
+    hanging(nodes, pause, async || {}).await;
+}
+
+/// Redis at the end of a slow line: own events come by the deadline, the others' come late and all.
+async fn slow(delay: Duration, cuts: usize) {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(redis.port).await;
+    let nodes = Nodes::alike(at(proxy.url()), |_| {}).await;
+    let load = Load::start(&nodes).await;
     more_published(nodes.here(), 50).await;
+    proxy.delay(delay);
+    for _ in 0..cuts {
+        for node in [nodes.here(), nodes.there()] {
+            more_published(node, 500).await;
+        }
+        proxy.cut(); // the way back is slow, too
+        nodes.here().until_metric("bus_connected", 0).await;
+    }
+    for node in [nodes.here(), nodes.there()] {
+        node.until_metric("bus_connected", 1).await;
+        more_published(node, 500).await;
+    }
+    let outcome = load.finish().await;
+    outcome.own_events_arrived();
+    outcome.foreign_events_arrived();
+    for node in [nodes.here(), nodes.there()] {
+        assert!(node.metric("bus_local_deliveries_total") > 0);
+        assert_eq!(node.metric("bus_gaps_total"), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_behind_a_slow_line_costs_no_event() {
+    slow(Duration::from_millis(200), 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_behind_a_very_slow_line_costs_no_event() {
+    slow(Duration::from_millis(700), 1).await;
+}
+
+/// What was sent is gone, and nobody says so: the worst of a firewall.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_swallows_everything_costs_no_event() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(redis.port).await;
+    let nodes = Nodes::alike(at(proxy.url()), |_| {}).await;
+    let load = Load::start(&nodes).await;
+    for _ in 0..2 {
+        more_published(nodes.here(), 50).await;
+        more_published(nodes.there(), 50).await;
+        proxy.stall(true);
+        local_deliveries(nodes.here(), 100).await;
+        local_deliveries(nodes.there(), 100).await;
+        proxy.stall(false);
+        proxy.cut();
+        is_ready(nodes.here()).await;
+        is_ready(nodes.there()).await;
+    }
     let outcome = load.finish().await;
     outcome.own_events_arrived();
     outcome.foreign_events_arrived();
@@ -371,4 +303,20 @@ async fn a_node_without_redis_does_not_spin() {
     tokio::time::sleep(WATCHED).await;
     let used = cpu() - before;
     assert!(used < WATCHED / 10, "{used:?} in {WATCHED:?}");
+}
+
+/// 50 ms, 100 ms, 200 ms and so on up to 2 s, each more or less: nine attempts take 5 s to 10 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_to_connect_become_rare() {
+    let mut redis = Redis::start().await;
+    let proxy = Proxy::start(redis.port).await;
+    let node = TestServer::start(at(proxy.url()), |_| {}).await;
+    redis.kill();
+    node.until_metric("bus_connected", 0).await;
+    let before = proxy.accepted();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let attempts = proxy.accepted() - before;
+    assert!((3..=12).contains(&attempts), "{attempts} attempts in 5 s");
+    redis.restart().await;
+    node.until_metric("bus_connected", 1).await;
 }

@@ -20,7 +20,8 @@ const EVENTS: u64 = 50;
 fn install(server: &Server) {
     for name in ["/", "/chat", "/admin", "/notifications"] {
         let namespace = server.of(name);
-        namespace.on_server_side("double", |n: u64, ack: ServerAck| async move { ack.send(&(2 * n)) });
+        namespace
+            .on_server_side("double", |n: u64, ack: ServerAck| async move { ack.send(&(2 * n)) });
     }
     server.of_dynamic(|name, _| async move { name.starts_with("/room-") });
 }
@@ -179,7 +180,10 @@ async fn a_password_in_the_url_or_in_the_environment() {
         "REDIS_PASSWORD" => Some("p@ss:w".to_owned()),
         _ => None,
     };
-    let Command::Run(parsed) = Config::parse(["quicket".into()].into_iter(), &environment).unwrap() else { panic!() };
+    let Command::Run(parsed) = Config::parse(["quicket".into()].into_iter(), &environment).unwrap()
+    else {
+        panic!()
+    };
     let mut config = at(redis.url());
     config.redis = parsed.redis;
     config.redis.channel_prefix = "another-cluster".to_owned();

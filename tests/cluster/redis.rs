@@ -92,7 +92,8 @@ impl Redis {
         for _ in 0..5 {
             let port = free_port();
             let child = spawn(port, &directory, &setup);
-            let mut redis = Self { port, directory: directory.clone(), setup: setup.clone(), child };
+            let mut redis =
+                Self { port, directory: directory.clone(), setup: setup.clone(), child };
             if redis.answers().await {
                 return redis;
             }

@@ -66,7 +66,8 @@ impl Access {
     /// The URL, or a file, cannot be used.
     pub(super) fn new(config: &RedisConfig) -> Result<Self, String> {
         let url = config.url.as_deref().unwrap_or_default();
-        let address = RedisAddress::parse(url).map_err(|right| format!("redis-url must be {right}"))?;
+        let address =
+            RedisAddress::parse(url).map_err(|right| format!("redis-url must be {right}"))?;
         let mut client = address.client;
         client.fail_fast = true;
         if let Some(password) = &config.password {
@@ -89,7 +90,8 @@ impl Access {
     /// Reads the files again.
     pub(super) fn refresh(&self) -> Result<(), Error> {
         if let Some(tls) = &self.tls {
-            let fresh = tls_config(&self.config).map_err(|what| Error::new(ErrorKind::Tls, what))?;
+            let fresh =
+                tls_config(&self.config).map_err(|what| Error::new(ErrorKind::Tls, what))?;
             *tls.lock() = fresh;
         }
         Ok(())

@@ -10,6 +10,7 @@ use fred::interfaces::{ClientInterface, StreamsInterface, TransactionInterface};
 use fred::types::client::ClientKillFilter;
 use fred::types::config::Server;
 use fred::types::{Message as ChannelMessage, Value};
+use futures_util::future::try_join_all;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 
@@ -22,10 +23,11 @@ use super::servers::{self, Servers, Watch};
 use super::{Post, Shared, Start, Stream};
 use crate::cluster::wire::StreamId;
 
-/// Entries stored in one transaction.
-const STORE_BATCH: usize = 128;
-/// Entries read at a time (Node's adapter: 100).
-const READ_COUNT: u64 = 500;
+/// Entries stored in one transaction. There is one at a time, so this is what a slow Redis takes in a round trip.
+const STORE_BATCH: usize = 1024;
+/// Bytes that one read is to bring, and the entries that it may (Node's adapter: 100).
+const READ_BYTES: usize = 4 << 20;
+const READ_COUNTS: std::ops::RangeInclusive<usize> = 16..=4096;
 /// How long one read waits at Redis (Node's adapter: 5 s).
 const READ_BLOCK: Duration = Duration::from_secs(5);
 /// Requests and replies that may wait to be published.
@@ -111,20 +113,25 @@ impl Epoch {
         let servers = servers::find(access, before.servers.as_ref()).await?;
         let keys: Vec<_> = shared.streams.iter().map(|stream| stream.name.as_str()).collect();
         let sharded = shared.config.sharded_pubsub;
-        let mut link = Link::open(access, servers.clone(), &keys, sharded).await?;
+        let opening = Link::open(access, servers.clone(), &keys, sharded);
+        let readers = shared.streams.iter().map(|stream| async {
+            let reader = connect_to(access.to_server(servers.owner(&stream.name)?)).await?;
+            Ok::<_, Error>((reader, stream.clone()))
+        });
+        let ((link, messages), readers) = tokio::try_join!(opening, try_join_all(readers))?;
         // What the old connections had sent may still lie in Redis' socket. Nothing of it may be stored after
         // we have looked what was stored.
-        end_writers(access, &link, &before.writers).await?;
-        before.writers = writers_of(&link).await?;
-        let messages = link.open_subscribers(access).await?;
+        let ending = end_writers(access, &link, &before.writers);
+        let ((), writers) = tokio::try_join!(ending, writers_of(&link))?;
+        before.writers = writers;
         let elsewhere = before.servers.as_ref().is_some_and(|old| *old != servers);
         let first = !shared.started.borrow().is_done();
-        let mut readers = Vec::new();
-        for stream in &shared.streams {
-            let reader = connect_to(access.to_server(servers.owner(&stream.name)?)).await?;
-            catch_up(shared, &reader, stream, first, elsewhere).await?;
-            readers.push((reader, stream.clone()));
-        }
+        try_join_all(
+            readers
+                .iter()
+                .map(|(reader, stream)| catch_up(shared, reader, stream, first, elsewhere)),
+        )
+        .await?;
         before.servers = Some(servers);
         let (sender, posts) = mpsc::channel(POSTS);
         // from here on new namespaces announce themselves; those that are there are announced now
@@ -270,10 +277,12 @@ async fn catch_up(
         return Ok(());
     }
     stream.feed.lock().resume(standing, elsewhere);
-    loop {
-        let entries = fetch(reader, stream, None).await?;
+    let mut count = ReadCount::default();
+    // nothing of ours can come after that
+    while stream.feed.lock().cursor() < standing.last {
+        let entries = fetch(reader, stream, &mut count, None).await?;
         if entries.is_empty() {
-            break;
+            break; // the last one was deleted
         }
         for (id, fields) in entries {
             shared.apply(stream, id, fields);
@@ -292,16 +301,42 @@ async fn catch_up(
 
 type RawEntry = (StreamId, HashMap<String, Bytes>);
 
+/// How many entries to ask for. Redis bounds a read by their number only, and they may be large.
+struct ReadCount(usize);
+
+impl Default for ReadCount {
+    fn default() -> Self {
+        Self(500)
+    }
+}
+
+impl ReadCount {
+    /// The next entries will be like these.
+    fn learn(&mut self, entries: &[RawEntry]) {
+        let bytes =
+            |fields: &HashMap<String, Bytes>| fields.values().map(Bytes::len).sum::<usize>();
+        let all: usize = entries.iter().map(|(_, fields)| bytes(fields)).sum();
+        if let Some(each) = all.checked_div(entries.len()) {
+            let fitting = READ_BYTES / each.max(1);
+            self.0 = fitting.min(2 * self.0).clamp(*READ_COUNTS.start(), *READ_COUNTS.end());
+        }
+    }
+}
+
 async fn fetch(
     reader: &Connection,
     stream: &Stream,
+    count: &mut ReadCount,
     block: Option<Duration>,
 ) -> Result<Vec<RawEntry>, Error> {
     let cursor = stream.feed.lock().cursor().to_string();
     let time = COMMAND_TIMEOUT + block.unwrap_or_default();
     let block = block.map(|block| block.as_millis() as u64);
-    let reply = reader.xread::<Value, _, _>(Some(READ_COUNT), block, &stream.name, cursor);
-    parse_read(reader.ask_for(time, reply).await?)
+    let wanted = Some(count.0 as u64);
+    let reply = reader.xread::<Value, _, _>(wanted, block, &stream.name, cursor);
+    let entries = parse_read(reader.ask_for(time, reply).await?)?;
+    count.learn(&entries);
+    Ok(entries)
 }
 
 /// `[[name, [[id, [field, value, ...]], ...]]]`, or a map of the same, or nil.
@@ -355,7 +390,7 @@ fn malformed() -> Error {
 
 /// Delivers what comes.
 async fn read(shared: Weak<Shared>, reader: Connection, stream: Arc<Stream>) -> Result<(), Error> {
-    let mut looked = Instant::now();
+    let (mut looked, mut count) = (Instant::now(), ReadCount::default());
     loop {
         if looked.elapsed() > LOOK_EVERY {
             // on the connection that reads, so that the reader is never ahead of what it says
@@ -363,7 +398,7 @@ async fn read(shared: Weak<Shared>, reader: Connection, stream: Arc<Stream>) -> 
             stream.feed.lock().position().expect(standing);
             looked = Instant::now();
         }
-        let entries = fetch(&reader, &stream, Some(READ_BLOCK)).await?;
+        let entries = fetch(&reader, &stream, &mut count, Some(READ_BLOCK)).await?;
         let Some(shared) = shared.upgrade() else { return Ok(()) };
         if let Some((last, _)) = entries.last() {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -467,5 +502,32 @@ async fn measure(shared: Weak<Shared>) -> Result<(), Error> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let Some(shared) = shared.upgrade() else { return Ok(()) };
         shared.measure();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(count: usize, bytes: usize) -> Vec<RawEntry> {
+        let fields = HashMap::from([("data".to_owned(), Bytes::from(vec![0; bytes]))]);
+        vec![(StreamId::default(), fields); count]
+    }
+
+    #[test]
+    fn a_read_asks_for_many_small_entries_or_a_few_large_ones() {
+        let mut count = ReadCount::default();
+        for _ in 0..4 {
+            count.learn(&entries(count.0, 100));
+        }
+        assert_eq!(count.0, *READ_COUNTS.end());
+        count.learn(&entries(3, 100_000));
+        assert_eq!(count.0, READ_BYTES / 100_000);
+        count.learn(&entries(1, 10_000_000));
+        assert_eq!(count.0, *READ_COUNTS.start());
+        count.learn(&[]);
+        assert_eq!(count.0, *READ_COUNTS.start());
+        count.learn(&entries(16, 0));
+        assert_eq!(count.0, 32, "not at once");
     }
 }

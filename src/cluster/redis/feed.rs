@@ -28,6 +28,9 @@ use crate::cluster::message::Message;
 use crate::cluster::wire::StreamId;
 use crate::engine::packet::Str;
 
+/// What goes to Redis at once, so that a transaction does not hold up everyone else there.
+const BATCH_BYTES: usize = 1 << 20;
+
 /// Field and value pairs of one entry.
 pub(super) type Fields = Vec<(&'static str, String)>;
 
@@ -147,11 +150,17 @@ impl Feed {
         Ok(())
     }
 
-    /// The next messages to store, in order; they count as sent from now on.
+    /// The next messages to store, in order, up to `max` and, but for the first, [`BATCH_BYTES`]; they count as
+    /// sent from now on.
     pub(super) fn take_batch(&mut self, max: usize) -> Vec<(u64, Fields)> {
         // they are stored in order, so those that wait are the last ones
         let first = self.items.partition_point(|item| item.state != State::Waiting);
-        let waiting = self.items.range_mut(first..).take(max);
+        let mut bytes = 0;
+        let fits = |item: &&mut Item| {
+            bytes += item.bytes;
+            bytes <= BATCH_BYTES || bytes == item.bytes
+        };
+        let waiting = self.items.range_mut(first..).take(max).take_while(fits);
         waiting
             .map(|item| {
                 item.state = State::Sent;
@@ -225,9 +234,8 @@ impl Feed {
     /// the others have had it.
     pub(super) fn caught_up(&mut self, standing: Standing) {
         self.catching_up = false;
-        let trimmed = |id: StreamId| {
-            id <= standing.last && standing.first.is_none_or(|first| id < first)
-        };
+        let trimmed =
+            |id: StreamId| id <= standing.last && standing.first.is_none_or(|first| id < first);
         let mut kept = VecDeque::with_capacity(self.items.len());
         for mut item in self.items.drain(..) {
             match item.state {
@@ -384,6 +392,20 @@ mod tests {
         let batch = feed.take_batch(2);
         feed.refused(&numbers(&batch));
         assert_eq!(numbers(&feed.take_batch(10)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_batch_has_a_bound_and_one_large_message_fits() {
+        let mut feed = Feed::new(id(0), 100 * BATCH_BYTES);
+        for part in [2, 1, 3, 2] {
+            let data = "x".repeat(part * BATCH_BYTES / 3);
+            feed.push(Instant::now(), "/".into(), message("x"), vec![("d", data)]).unwrap();
+        }
+        let large = "x".repeat(2 * BATCH_BYTES);
+        feed.push(Instant::now(), "/".into(), message("x"), vec![("d", large)]).unwrap();
+        let mut next = || numbers(&feed.take_batch(10));
+        assert_eq!([next(), next(), next(), next()], [vec![1], vec![2], vec![3], vec![4]]);
+        assert_eq!((next(), next()), (vec![5], vec![]));
     }
 
     #[test]

@@ -139,13 +139,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to all that writing to `keys` needs. Subscribers come later.
+    /// Connects to all that writing to `keys` and the channels need, to all at once: a new epoch has to begin
+    /// soon where Redis is slow, too. Gives the link and what the subscribers receive.
     pub(super) async fn open(
         access: &Access,
         servers: Servers,
         keys: &[&str],
         sharded: bool,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Self, Vec<broadcast::Receiver<ChannelMessage>>), Error> {
         let mut needed = Vec::new();
         for key in keys {
             needed.push(servers.owner(key)?.clone());
@@ -158,36 +159,29 @@ impl Link {
         needed.dedup();
         let writers = needed.iter().map(|server| async move {
             let connection = connect_to(access.to_server(server)).await;
-            connection.map(|connection| (server.clone(), connection)).map_err(|error| {
+            let named = |error: Error| {
                 Error::new(error.kind().clone(), format!("{server}: {}", error.details()))
-            })
+            };
+            Ok::<_, Error>((server.clone(), connection.map_err(named)?))
         });
         let all = servers.primaries.iter().chain(&servers.replicas);
         let rest = all.filter(|server| !sharded && !needed.contains(server));
         let others = join_all(rest.map(|server| connect_to(access.to_server(server))));
-        let (writers, others) = tokio::join!(try_join_all(writers), others);
-        let writers = writers?.into_iter().collect();
-        // one that is gone has no subscribers either
-        let others = others.into_iter().flatten().collect();
-        let subscribers = HashMap::new();
-        Ok(Self { servers, sharded, home, writers, others, subscribers })
-    }
-
-    /// Connects the subscribers. Gives what they receive.
-    pub(super) async fn open_subscribers(
-        &mut self,
-        access: &Access,
-    ) -> Result<Vec<broadcast::Receiver<ChannelMessage>>, Error> {
-        let servers = match self.sharded {
-            true => self.servers.primaries.clone(),
-            false => vec![self.home.clone()],
-        };
-        let opening = servers.into_iter().map(|server| async move {
+        let listening = if sharded { servers.primaries.clone() } else { vec![home.clone()] };
+        let subscribers = listening.into_iter().map(|server| async move {
             let client = builder(access.to_server(&server)).build_subscriber_client()?;
             Ok::<_, Error>((server, open(client).await?))
         });
-        self.subscribers = try_join_all(opening).await?.into_iter().collect();
-        Ok(self.subscribers.values().map(|subscriber| subscriber.message_rx()).collect())
+        let needed = async { tokio::try_join!(try_join_all(writers), try_join_all(subscribers)) };
+        let (needed, others) = tokio::join!(needed, others);
+        let (writers, subscribers) = needed?;
+        let writers = writers.into_iter().collect();
+        let subscribers: HashMap<_, Connection<SubscriberClient>> =
+            subscribers.into_iter().collect();
+        let messages = subscribers.values().map(|subscriber| subscriber.message_rx()).collect();
+        // one that is gone has no subscribers either
+        let others = others.into_iter().flatten().collect();
+        Ok((Self { servers, sharded, home, writers, others, subscribers }, messages))
     }
 
     /// The connection to who has this key or channel.
