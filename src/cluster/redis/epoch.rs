@@ -113,12 +113,14 @@ impl Epoch {
         let servers = servers::find(access, before.servers.as_ref()).await?;
         let keys: Vec<_> = shared.streams.iter().map(|stream| stream.name.as_str()).collect();
         let sharded = shared.config.sharded_pubsub;
-        let opening = Link::open(access, servers.clone(), &keys, sharded);
+        let mut link = Link::open(access, servers.clone(), &keys, sharded).await?;
         let readers = shared.streams.iter().map(|stream| async {
             let reader = connect_to(access.to_server(servers.owner(&stream.name)?)).await?;
             Ok::<_, Error>((reader, stream.clone()))
         });
-        let ((link, messages), readers) = tokio::try_join!(opening, try_join_all(readers))?;
+        // all at once: a new epoch has to begin soon where Redis is slow, too
+        let (messages, readers) =
+            tokio::try_join!(link.open_channels(access), try_join_all(readers))?;
         // What the old connections had sent may still lie in Redis' socket. Nothing of it may be stored after
         // we have looked what was stored.
         let ending = end_writers(access, &link, &before.writers);

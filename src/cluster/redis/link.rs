@@ -139,14 +139,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to all that writing to `keys` and the channels need, to all at once: a new epoch has to begin
-    /// soon where Redis is slow, too. Gives the link and what the subscribers receive.
+    /// Connects to all that writing to `keys` needs. The other connections follow when these are there, so that
+    /// an attempt that fails costs a server one connection.
     pub(super) async fn open(
         access: &Access,
         servers: Servers,
         keys: &[&str],
         sharded: bool,
-    ) -> Result<(Self, Vec<broadcast::Receiver<ChannelMessage>>), Error> {
+    ) -> Result<Self, Error> {
         let mut needed = Vec::new();
         for key in keys {
             needed.push(servers.owner(key)?.clone());
@@ -157,31 +157,38 @@ impl Link {
         }
         needed.sort();
         needed.dedup();
-        let writers = needed.iter().map(|server| async move {
-            let connection = connect_to(access.to_server(server)).await;
+        let writers = needed.into_iter().map(|server| async move {
+            let connection = connect_to(access.to_server(&server)).await;
             let named = |error: Error| {
                 Error::new(error.kind().clone(), format!("{server}: {}", error.details()))
             };
-            Ok::<_, Error>((server.clone(), connection.map_err(named)?))
+            let connection = connection.map_err(named)?;
+            Ok::<_, Error>((server, connection))
         });
+        let writers = try_join_all(writers).await?.into_iter().collect();
+        let (others, subscribers) = (Vec::new(), HashMap::new());
+        Ok(Self { servers, sharded, home, writers, others, subscribers })
+    }
+
+    /// Connects the subscribers, and to the other servers where peers may be. Gives what is received.
+    pub(super) async fn open_channels(
+        &mut self,
+        access: &Access,
+    ) -> Result<Vec<broadcast::Receiver<ChannelMessage>>, Error> {
+        let Self { servers, sharded, home, writers, .. } = &*self;
         let all = servers.primaries.iter().chain(&servers.replicas);
-        let rest = all.filter(|server| !sharded && !needed.contains(server));
+        let rest = all.filter(|server| !sharded && !writers.contains_key(*server));
         let others = join_all(rest.map(|server| connect_to(access.to_server(server))));
-        let listening = if sharded { servers.primaries.clone() } else { vec![home.clone()] };
+        let listening = if *sharded { servers.primaries.clone() } else { vec![home.clone()] };
         let subscribers = listening.into_iter().map(|server| async move {
             let client = builder(access.to_server(&server)).build_subscriber_client()?;
             Ok::<_, Error>((server, open(client).await?))
         });
-        let needed = async { tokio::try_join!(try_join_all(writers), try_join_all(subscribers)) };
-        let (needed, others) = tokio::join!(needed, others);
-        let (writers, subscribers) = needed?;
-        let writers = writers.into_iter().collect();
-        let subscribers: HashMap<_, Connection<SubscriberClient>> =
-            subscribers.into_iter().collect();
-        let messages = subscribers.values().map(|subscriber| subscriber.message_rx()).collect();
+        let (others, subscribers) = tokio::join!(others, try_join_all(subscribers));
         // one that is gone has no subscribers either
-        let others = others.into_iter().flatten().collect();
-        Ok((Self { servers, sharded, home, writers, others, subscribers }, messages))
+        self.others = others.into_iter().flatten().collect();
+        self.subscribers = subscribers?.into_iter().collect();
+        Ok(self.subscribers.values().map(|subscriber| subscriber.message_rx()).collect())
     }
 
     /// The connection to who has this key or channel.
