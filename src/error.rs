@@ -44,13 +44,16 @@ pub enum CloseReason {
     /// The application's handlers made no room for the client's events for a whole heartbeat, so that we
     /// could not even see whether the client is still there. Listeners see "transport error".
     HandlersStuck,
+    /// The client has come back on another connection, and its session goes on there. Listeners see
+    /// "transport close".
+    Superseded,
 }
 
 impl CloseReason {
     /// Node's string for this reason.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::TransportClose => "transport close",
+            Self::TransportClose | Self::Superseded => "transport close",
             Self::TransportError | Self::SlowConsumer | Self::HandlersStuck => "transport error",
             Self::PingTimeout => "ping timeout",
             Self::ParseError => "parse error",
@@ -76,6 +79,26 @@ impl CloseReason {
             Self::ServerNamespaceDisconnect => "server_namespace_disconnect",
             Self::SlowConsumer => "slow_consumer",
             Self::HandlersStuck => "handlers_stuck",
+            Self::Superseded => "superseded",
+        }
+    }
+
+    /// May the client come back and go on with its session (Node: `RECOVERABLE_DISCONNECT_REASONS`)? Not
+    /// when somebody ended it on purpose.
+    pub(crate) fn is_recoverable(self) -> bool {
+        match self {
+            Self::TransportClose
+            | Self::TransportError
+            | Self::PingTimeout
+            | Self::ForcedClose
+            | Self::ForcedServerClose
+            | Self::ServerShuttingDown
+            | Self::SlowConsumer
+            | Self::HandlersStuck => true,
+            Self::ParseError
+            | Self::ClientNamespaceDisconnect
+            | Self::ServerNamespaceDisconnect
+            | Self::Superseded => false,
         }
     }
 
@@ -265,6 +288,43 @@ pub enum EmitError {
     /// The bus cannot take more; try again later.
     #[error("the bus is overloaded")]
     BusFull,
+}
+
+/// Why a client gets a fresh session instead of its old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum NotRecovered {
+    /// No such session: the window has passed, or it was ended on purpose.
+    Unknown,
+    /// What the client brought as its offset is none of ours.
+    Offset,
+    /// What it has missed is no longer remembered.
+    History,
+    /// It has missed more than may be sent again.
+    TooMuch,
+    /// The session belongs to somebody else.
+    Identity,
+    /// It was disconnected while it was away.
+    Disconnected,
+    /// The store of sessions did not answer.
+    Unavailable,
+    /// Others wanted it at the same time, again and again.
+    Contended,
+}
+
+impl NotRecovered {
+    /// The value of the `reason` label in metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown_session",
+            Self::Offset => "bad_offset",
+            Self::History => "history_gone",
+            Self::TooMuch => "too_much_missed",
+            Self::Identity => "other_identity",
+            Self::Disconnected => "disconnected_meanwhile",
+            Self::Unavailable => "store_unavailable",
+            Self::Contended => "contended",
+        }
+    }
 }
 
 /// Why an acknowledgement did not come.

@@ -19,7 +19,7 @@ pub(crate) use self::bus::BusMetrics;
 use crate::engine::TransportKind;
 use crate::engine::handshake::HandshakeError;
 use crate::engine::session::ProbeFailure;
-use crate::error::{CloseReason, PeerMisbehaved};
+use crate::error::{CloseReason, NotRecovered, PeerMisbehaved};
 
 /// The counters and gauges of one server.
 pub struct Metrics {
@@ -64,6 +64,13 @@ pub struct Metrics {
     pub(crate) handler_panics: Counter,
     /// When the certificate ends, in seconds of Unix time; 0 while there is none.
     pub(crate) certificate_not_after: Gauge,
+    /// Clients that went on with their session, and the events that they were sent again.
+    pub(crate) recovered: Counter,
+    pub(crate) replayed: Counter,
+    /// Clients that asked for their session and got a new one.
+    pub(crate) not_recovered: By<NotRecovered, Counter>,
+    /// Sockets that were cut off because their session had gone on elsewhere without this node's knowing.
+    pub(crate) sessions_fenced: Counter,
     /// The bus.
     pub(crate) bus: BusMetrics,
 }
@@ -109,6 +116,18 @@ impl Metrics {
             handler_errors: counter(r, "handler_errors", "Handlers that returned an error"),
             handler_panics: counter(r, "handler_panics", "Handlers that panicked"),
             certificate_not_after,
+            recovered: counter(r, "recoveries", "Clients that went on with their session"),
+            replayed: counter(r, "events_replayed", "Events sent again to those clients"),
+            not_recovered: By::register(
+                r,
+                "recoveries_refused",
+                "Clients that got a new session instead of theirs",
+            ),
+            sessions_fenced: counter(
+                r,
+                "sessions_fenced",
+                "Sockets whose session had gone on elsewhere unnoticed",
+            ),
             bus: BusMetrics::register(r),
             registry,
         }
@@ -291,6 +310,13 @@ label!(
 );
 
 label!(
+    NotRecovered,
+    "reason",
+    Self::label,
+    [Unknown, Offset, History, TooMuch, Identity, Disconnected, Unavailable, Contended,]
+);
+
+label!(
     CloseReason,
     "reason",
     Self::label,
@@ -306,6 +332,7 @@ label!(
         ServerNamespaceDisconnect,
         SlowConsumer,
         HandlersStuck,
+        Superseded,
     ]
 );
 
@@ -451,10 +478,11 @@ mod tests {
             bus_local_deliveries_total bus_malformed_total bus_published_total bus_queue_bytes \
             bus_queue_messages bus_received_total bus_reconnects_total bus_refusals_total \
             bus_requests_lost_total bus_skipped_total bytes_received_total bytes_sent_total \
-            certificate_not_after_seconds deliveries_total handler_errors_total handler_panics_total \
-            handshakes_refused_total http_requests_refused_total inbox_pauses_total \
+            certificate_not_after_seconds deliveries_total events_replayed_total handler_errors_total \
+            handler_panics_total handshakes_refused_total http_requests_refused_total inbox_pauses_total \
             outbox_overflows_total packets_received_total packets_sent_total peer_misbehaved_total \
-            pings_unanswered_total sessions sessions_closed_total sessions_opened_total sockets \
+            pings_unanswered_total recoveries_refused_total recoveries_total sessions sessions_closed_total \
+            sessions_fenced_total sessions_opened_total sockets \
             upgrades_total volatile_dropped_total";
         let expected = expected.split_whitespace().map(|name| format!("quicket_{name}"));
         assert_eq!(

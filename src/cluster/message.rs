@@ -21,11 +21,14 @@ pub(crate) struct Flags {
     pub(crate) volatile: bool,
     /// May the transport compress it?
     pub(crate) compress: bool,
+    /// The id under which the sending node waits for the one receiver's answer. (`packet.id`; such an event
+    /// is in the log to keep its place in the order, and is not recovered.)
+    pub(crate) ack: Option<u64>,
 }
 
 impl Default for Flags {
     fn default() -> Self {
-        Self { volatile: false, compress: true }
+        Self { volatile: false, compress: true, ack: None }
     }
 }
 
@@ -55,6 +58,45 @@ pub(crate) enum Message {
     ServerSideEmit {
         args: Args,
     },
+}
+
+impl Message {
+    /// Whom it is for; `None` when it is for applications.
+    pub(crate) fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Broadcast { target, .. }
+            | Self::Join { target, .. }
+            | Self::Leave { target, .. }
+            | Self::Disconnect { target, .. } => Some(target),
+            Self::ServerSideEmit { .. } => None,
+        }
+    }
+}
+
+impl Message {
+    /// Can it matter to who comes back? Volatile events and those that want an answer do not.
+    pub(crate) fn is_recoverable(&self) -> bool {
+        match self {
+            Self::Broadcast { flags, .. } => !flags.volatile && flags.ack.is_none(),
+            Self::Join { .. } | Self::Leave { .. } | Self::Disconnect { .. } => true,
+            Self::ServerSideEmit { .. } => false,
+        }
+    }
+
+    /// About what it takes to remember it.
+    pub(crate) fn bytes(&self) -> usize {
+        let args = match self {
+            Self::Broadcast { args, .. } | Self::ServerSideEmit { args } => args.len_bytes(),
+            Self::Join { rooms, .. } | Self::Leave { rooms, .. } => {
+                rooms.iter().map(|room| room.len()).sum()
+            }
+            Self::Disconnect { .. } => 0,
+        };
+        let names = self.target().map_or(0, |target| {
+            target.rooms.iter().chain(&target.except).map(|room| room.len() + 16).sum()
+        });
+        size_of::<Self>() + args + names
+    }
 }
 
 /// A question to the other nodes.

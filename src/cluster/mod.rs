@@ -5,14 +5,19 @@
 //! own included, and is delivered from there (D2): delivery code exists once, and all nodes see one
 //! order (G2).
 //!
+//! While connection state recovery is on, a log also remembers its end ([`history`]) and keeps the
+//! sessions of sockets ([`session`]).
+//!
 //! ```text
 //! namespace ── Log::publish ──▶ the log ──▶ Replica::deliver   on every node, this one included
 //!           ── Log::request ──▶ other nodes: Replica::answer ──▶ Replies
 //! ```
 
+pub(crate) mod history;
 pub(crate) mod memory;
 pub(crate) mod message;
 pub(crate) mod redis;
+pub(crate) mod session;
 pub(crate) mod wire;
 
 use std::sync::{Arc, Weak};
@@ -20,7 +25,10 @@ use std::sync::{Arc, Weak};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
+use self::history::{At, Early, Offset, Past};
 use self::message::{Message, Reply, Request, Target};
+use self::session::{Record, Sessions};
+pub(crate) use self::wire::StreamId;
 use crate::engine::packet::Str;
 use crate::error::EmitError;
 
@@ -47,12 +55,42 @@ pub(crate) trait Log: Send + Sync {
 
     /// Asks every *other* node.
     fn request(&self, request: Request) -> Replies;
+
+    /// This node's name in the namespace: names the owner of a session.
+    fn name(&self) -> &Str;
+
+    /// Names this node in what it appends ([`history::Origin`]).
+    fn node(&self) -> &Str;
+
+    // --- for recovery
+
+    /// What has been delivered here.
+    fn mark(&self) -> Offset;
+
+    /// Everything behind this is in [`Log::past`].
+    fn oldest(&self) -> StreamId;
+
+    /// The entries of the namespace that were delivered here behind `after`; `None` if some may be gone.
+    fn past(&self, after: StreamId) -> Option<Vec<Arc<Past>>>;
+
+    /// Waits until this node has delivered the entry `id`, for a client that has seen more of the log
+    /// elsewhere. Waits for ever if there is no such entry.
+    fn reached(&self, id: StreamId) -> BoxFuture<'static, ()>;
+
+    /// What this node has delivered ahead of the log lately.
+    fn early(&self) -> Vec<Early>;
+
+    /// Acts while nothing is delivered. `act` must not publish.
+    fn exclusive(&self, act: &mut dyn FnMut());
+
+    /// The sessions of the namespace.
+    fn sessions(&self) -> &dyn Sessions;
 }
 
 /// A namespace on one node, as the bus sees it. Calls never block and never run user code.
 pub(crate) trait Replica: Send + Sync {
     /// Applies the next message of the log to the sockets of this node.
-    fn deliver(&self, message: &Message);
+    fn deliver(&self, at: &At, message: &Message);
 
     /// Could a socket of this node be meant? A cheap look before a payload is decoded.
     fn addresses(&self, target: &Target) -> bool;
@@ -60,6 +98,9 @@ pub(crate) trait Replica: Send + Sync {
     /// Answers a request of another node. The reply may be more than one (acks of a broadcast), so it is
     /// sent, not returned; dropping the sender says that nothing more comes.
     fn answer(&self, request: &Request, replies: mpsc::UnboundedSender<Reply>);
+
+    /// Lets go of the socket of this session, which goes on elsewhere, and gives its last state.
+    fn let_go(&self, pid: &str) -> Option<Record>;
 }
 
 /// The bus cannot take more now.

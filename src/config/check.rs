@@ -74,6 +74,9 @@ impl Config {
         found.unless(filter.is_ok(), "log-filter", || {
             "directives such as info or warn,quicket::engine=debug".to_owned()
         });
+        found.unless(self.socketio.recovery.window <= MAX_WAIT, "recovery-window", || {
+            format!("at most {}", show_duration(&MAX_WAIT))
+        });
         found.unless(self.shutdown_grace <= MAX_WAIT, "shutdown-grace", || {
             format!("at most {}", show_duration(&MAX_WAIT))
         });
@@ -112,6 +115,7 @@ impl Config {
             ("max-payload", engine.max_payload),
             ("outbox-bytes", engine.outbox_bytes),
             ("inbox-bytes", socketio.inbox_bytes),
+            ("recovery-history-bytes", socketio.recovery.history_bytes),
         ] {
             found.unless((1..=MAX_BYTES).contains(&bytes), setting, || {
                 format!("from 1 to {MAX_BYTES} bytes")
@@ -122,12 +126,21 @@ impl Config {
             ("max-namespaces", 1, socketio.max_namespaces),
             ("inbox-events", 1, socketio.inbox_events),
             ("max-pending-acks", 1, socketio.max_pending_acks),
+            ("recovery-max-events", 1, socketio.recovery.max_events),
+            ("recovery-history-entries", 1, socketio.recovery.history_entries),
             ("webtransport-max-pending-handshakes", 1, self.webtransport.max_pending_handshakes),
         ] {
             found.unless((least..=MAX_COUNT).contains(&count), setting, || {
                 format!("from {least} to {MAX_COUNT}")
             });
         }
+        // What is sent again has to pass the outbox, or the client would be cut off over it again and again.
+        found.unless(
+            !socketio.recovery.is_on()
+                || (1..=engine.outbox_bytes).contains(&socketio.recovery.max_bytes),
+            "recovery-max-bytes",
+            || format!("from 1 to outbox-bytes ({})", show_size(&engine.outbox_bytes)),
+        );
         // Otherwise a message that the engine takes would never fit, and its client would hang.
         found.unless(
             socketio.inbox_bytes >= engine.max_payload || engine.max_payload > MAX_BYTES,
@@ -239,7 +252,9 @@ impl Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{EngineConfig, SocketIoConfig, TlsFiles, WebTransportConfig};
+    use crate::config::{
+        EngineConfig, RecoveryConfig, SocketIoConfig, TlsFiles, WebTransportConfig,
+    };
 
     /// The settings that `change` makes wrong.
     fn wrong(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
@@ -277,6 +292,14 @@ mod tests {
                 inbox_bytes: 0,
                 max_pending_acks: 0,
                 max_attachments: 0,
+                recovery: RecoveryConfig {
+                    window: Duration::from_secs(1),
+                    max_events: 0,
+                    max_bytes: 0,
+                    history_entries: 0,
+                    history_bytes: 0,
+                    ..RecoveryConfig::default()
+                },
                 ..SocketIoConfig::default()
             };
             c.webtransport = WebTransportConfig {
@@ -287,8 +310,9 @@ mod tests {
             c.shutdown_grace = zero;
         });
         let expected = "ping-interval ping-timeout upgrade-timeout poll-close-timeout connect-timeout \
-             webtransport-keep-alive max-payload outbox-bytes inbox-bytes max-namespaces inbox-events \
-             max-pending-acks webtransport-max-pending-handshakes transports";
+             webtransport-keep-alive max-payload outbox-bytes inbox-bytes recovery-history-bytes \
+             max-namespaces inbox-events max-pending-acks recovery-max-events recovery-history-entries \
+             webtransport-max-pending-handshakes recovery-max-bytes transports";
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
     }
 
@@ -300,8 +324,9 @@ mod tests {
             c.socketio.inbox_events = usize::MAX;
             c.webtransport.max_pending_handshakes = usize::MAX;
             c.shutdown_grace = Duration::MAX;
+            c.socketio.recovery.window = Duration::MAX;
         });
-        let expected = "shutdown-grace ping-interval max-payload inbox-events \
+        let expected = "recovery-window shutdown-grace ping-interval max-payload inbox-events \
              webtransport-max-pending-handshakes";
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
     }

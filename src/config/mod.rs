@@ -23,11 +23,13 @@ mod flags;
 mod forms;
 mod origin;
 mod parse;
+mod recovery;
 mod redis;
 mod settings;
 
 pub use origin::OriginPolicy;
 pub use parse::{Command, Strings};
+pub use recovery::RecoveryConfig;
 pub use redis::RedisConfig;
 
 /// Everything that can be configured.
@@ -261,6 +263,8 @@ pub struct SocketIoConfig {
     /// `cleanupEmptyChildNamespaces`, off there)? Default: yes, or clients could make the server
     /// remember names without end.
     pub cleanup_empty_child_namespaces: bool,
+    /// Connection state recovery. Default: off.
+    pub recovery: RecoveryConfig,
 }
 
 impl Default for SocketIoConfig {
@@ -274,6 +278,7 @@ impl Default for SocketIoConfig {
             inbox_bytes: 4_000_000,
             max_pending_acks: 10_000,
             cleanup_empty_child_namespaces: true,
+            recovery: RecoveryConfig::default(),
         }
     }
 }

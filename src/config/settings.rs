@@ -402,6 +402,48 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Are child namespaces dropped when their last socket leaves?"
     ),
     setting!(
+        "recovery-window",
+        socketio.recovery.window,
+        DURATION,
+        "maxDisconnectionDuration",
+        "How long a client may be away and go on with its session; 0s switches recovery off."
+    ),
+    setting!(
+        "recovery-skip-middlewares",
+        socketio.recovery.skip_middlewares,
+        SWITCH,
+        "skipMiddlewares",
+        "Are middlewares skipped when a session goes on?"
+    ),
+    setting!(
+        "recovery-max-events",
+        socketio.recovery.max_events,
+        COUNT,
+        "",
+        "Most events that are sent again to one client; above it the client gets a fresh session."
+    ),
+    setting!(
+        "recovery-max-bytes",
+        socketio.recovery.max_bytes,
+        SIZE,
+        "",
+        "Most bytes that are sent again to one client; at most outbox-bytes."
+    ),
+    setting!(
+        "recovery-history-entries",
+        socketio.recovery.history_entries,
+        COUNT,
+        "",
+        "Entries of each log that are remembered for clients that come back."
+    ),
+    setting!(
+        "recovery-history-bytes",
+        socketio.recovery.history_bytes,
+        SIZE,
+        "",
+        "Bytes of each log that are remembered likewise."
+    ),
+    setting!(
         "webtransport-keep-alive",
         webtransport.keep_alive,
         DURATION,

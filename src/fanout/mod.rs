@@ -78,6 +78,18 @@ impl Mailbox {
         }
     }
 
+    /// Ends the session at once; what is queued is dropped.
+    pub(crate) fn abort(&self, reason: CloseReason) {
+        let mut inner = self.inner.lock();
+        inner.asked.abort.get_or_insert(reason);
+        inner.outbox.shut();
+        let waker = inner.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Makes the session's task look around.
     pub(crate) fn wake(&self) {
         let waker = self.inner.lock().waker.take();

@@ -37,9 +37,10 @@ use self::core::{AdmitFn, Core, Protocol, RawFn};
 use self::quic::Quic;
 pub use self::raw::EngineSocket;
 use crate::cluster::Bus;
+use crate::cluster::history::TailLimits;
 use crate::cluster::memory::MemoryBus;
 use crate::cluster::redis::RedisBus;
-use crate::config::Config;
+use crate::config::{Config, RecoveryConfig};
 use crate::engine::NodeTag;
 use crate::engine::handshake::{Handshake, Refusal};
 use crate::error::ServeError;
@@ -134,17 +135,24 @@ impl Builder<ForSocketIo> {
             let bus: Arc<dyn Bus> = match &config.redis.url {
                 None => {
                     metrics.bus.connected.set(1);
-                    Arc::new(MemoryBus::default())
+                    Arc::new(MemoryBus::new(history(&config.socketio.recovery)))
                 }
                 Some(_) => {
                     let codec = Codec::from(config.socketio.parser);
-                    let bus = RedisBus::new(config.redis.clone(), codec, metrics.clone())?;
+                    let bus = RedisBus::new(
+                        config.redis.clone(),
+                        history(&config.socketio.recovery),
+                        codec,
+                        metrics.clone(),
+                    )?;
                     started = Some(bus.clone());
                     Arc::new(bus)
                 }
             };
             let socketio = SocketIo::new(config.socketio.clone(), metrics.clone(), bus, node);
-            Ok(Protocol::SocketIo(Arc::new(socketio)))
+            let socketio = Arc::new(socketio);
+            socketio.keep_sessions();
+            Ok(Protocol::SocketIo(socketio))
         })?;
         if let Some(bus) = started {
             // no client is let in before the node knows from where on it has to read
@@ -152,6 +160,12 @@ impl Builder<ForSocketIo> {
         }
         Ok(Server(Arc::new(running)))
     }
+}
+
+/// What logs have to remember.
+fn history(recovery: &RecoveryConfig) -> Option<TailLimits> {
+    let (entries, bytes) = (recovery.history_entries, recovery.history_bytes);
+    recovery.is_on().then_some(TailLimits { entries, bytes })
 }
 
 impl Builder<ForEngine> {

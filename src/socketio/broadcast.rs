@@ -107,7 +107,7 @@ impl Broadcast {
             return Err(EmitError::Encode("the arguments of an event start with its name".into()));
         }
         if self.local {
-            self.namespace.fan_out(args, &self.target, self.flags);
+            self.namespace.fan_out_here(args, &self.target, self.flags);
             return Ok(());
         }
         let args = args.clone();
@@ -234,7 +234,7 @@ impl Broadcast {
         let local = self.local;
         let message = message(self);
         if local {
-            crate::cluster::Replica::deliver(&*namespace, &message);
+            namespace.apply_here(&message);
             return Ok(());
         }
         namespace.log.publish(message)

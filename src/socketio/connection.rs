@@ -15,7 +15,8 @@ use super::handler::{Auth, ConnectError};
 use super::inbox::Work;
 use super::namespace::Inner as NamespaceInner;
 use super::packet::{Codec, Outgoing};
-use super::socket::Socket;
+use super::socket::{Session, Socket};
+use crate::cluster::session::Record;
 use crate::engine::TransportKind;
 use crate::engine::handshake::Handshake;
 use crate::engine::packet::{Message, Str};
@@ -285,9 +286,16 @@ impl Shared {
     fn connect(self: &Arc<Self>, nsp: Str, auth: Option<Payload>, attempt: Attempt) {
         // the common case needs no task
         if let Some(namespace) = self.server.namespace(&nsp).filter(|nsp| nsp.is_open_door()) {
-            let socket = self.new_socket(namespace, auth.as_ref());
-            self.enter(&socket, attempt);
-            return;
+            if namespace.keeper.is_none() {
+                let socket = self.new_socket(namespace, auth.as_ref());
+                self.enter(&socket, attempt);
+                return;
+            }
+            if auth.is_none() && !namespace.log.sessions().outlive_the_node() {
+                let socket = self.new_socket(namespace, None);
+                self.enter_new(&socket, attempt);
+                return;
+            }
         }
         let working = Working::new(self);
         self.server.spawn(async move {
@@ -298,6 +306,10 @@ impl Shared {
                 shared.refuse(&nsp, attempt, &ConnectError::new("Invalid namespace"));
                 return;
             };
+            if namespace.keeper.is_some() {
+                shared.admit(namespace, auth, attempt).await;
+                return;
+            }
             let socket = shared.new_socket(namespace, auth.payload.as_ref());
             match socket.0.namespace.admit(&socket, &auth).await {
                 Ok(()) => shared.enter(&socket, attempt),
@@ -309,36 +321,74 @@ impl Shared {
         });
     }
 
-    fn new_socket(
+    pub(super) fn new_socket(
         self: &Arc<Self>,
         namespace: Arc<NamespaceInner>,
         auth: Option<&Payload>,
     ) -> Socket {
-        let auth = auth.and_then(|payload| payload.decode().ok());
-        let auth = auth.unwrap_or_else(|| serde_json::json!({}));
+        let session = namespace.keeper.as_ref().map(|_| {
+            // as hard to guess as a session's id, and never shown to other clients
+            Session::new(self.server.new_socket_id(), namespace.log.mark().id, false)
+        });
         let id = self.server.new_socket_id();
-        let socket = Socket::new(id, namespace, self.clone(), auth);
-        socket.0.namespace.insert(&socket);
-        socket
+        let data = serde_json::Value::Null;
+        Socket::new(id, namespace, self.clone(), auth_value(auth), data, session)
+    }
+
+    /// A socket that goes on with a session.
+    pub(super) fn old_socket(
+        self: &Arc<Self>,
+        namespace: Arc<NamespaceInner>,
+        auth: Option<&Payload>,
+        record: &Record,
+    ) -> Socket {
+        let session = Some(Session::of_record(record));
+        let (id, data) = (record.sid.clone(), record.data.clone());
+        Socket::new(id, namespace, self.clone(), auth_value(auth), data, session)
     }
 
     /// Lets the client in, unless it changed its mind or is gone.
     fn enter(&self, socket: &Socket, attempt: Attempt) {
-        let nsp = &socket.0.namespace.name;
-        let mut state = self.state.lock();
-        if state.closed || !state.client.joined(nsp, attempt) {
-            drop(state);
+        if !self.let_in(socket, attempt, None, &[], || {}) {
             socket.close(CloseReason::ServerNamespaceDisconnect);
-            return;
+        }
+    }
+
+    /// The entry itself. `first` may push what comes right behind the reply. `false`: the client changed its
+    /// mind or is gone.
+    pub(super) fn let_in(
+        &self,
+        socket: &Socket,
+        attempt: Attempt,
+        pid: Option<&Str>,
+        rooms: &[Str],
+        first: impl FnOnce(),
+    ) -> bool {
+        let namespace = &socket.0.namespace;
+        let mut state = self.state.lock();
+        if state.closed || !state.client.joined(&namespace.name, attempt) {
+            return false;
         }
         state.sockets.push(socket.clone());
         // All under the lock: no event, neither ours nor the client's, can come before the reply and
         // `on_connect`, and a connection that ends finds the socket open.
-        self.reply(nsp, Outgoing::Connect { sid: socket.id(), pid: None });
+        let pid = pid.map(Str::as_str);
+        self.reply(&namespace.name, Outgoing::Connect { sid: socket.id(), pid });
+        first();
+        let mut to_be = socket.0.rooms_to_be.lock();
+        let joined = to_be.take().unwrap_or_default();
+        namespace.insert(socket, rooms);
+        namespace.rooms.lock().join(socket.id(), &joined);
+        drop(to_be);
         socket.open();
+        true
     }
 
-    fn refuse(&self, nsp: &Str, attempt: Attempt, error: &ConnectError) {
+    pub(super) fn abort(&self, reason: CloseReason) {
+        self.mailbox.abort(reason);
+    }
+
+    pub(super) fn refuse(&self, nsp: &Str, attempt: Attempt, error: &ConnectError) {
         if self.state.lock().client.refused(nsp, attempt) {
             let (message, data) = (error.message.as_str(), error.data.as_ref());
             self.reply(nsp, Outgoing::ConnectError { message, data });
@@ -350,6 +400,11 @@ impl Shared {
         let frames = codec.encode(nsp, packet);
         let _ = self.push(Arc::new(Encoded::new(frames, true)), false);
     }
+}
+
+fn auth_value(auth: Option<&Payload>) -> serde_json::Value {
+    let auth = auth.and_then(|payload| payload.decode().ok());
+    auth.unwrap_or_else(|| serde_json::json!({}))
 }
 
 /// As JavaScript's `new Date() + ""` in UTC: `Sun Nov 22 2026 08:30:00 GMT+0000 (Coordinated Universal Time)`.

@@ -15,8 +15,12 @@ mod client;
 pub(crate) mod connection;
 mod handler;
 mod inbox;
+mod keeper;
+mod live;
 mod namespace;
 pub(crate) mod packet;
+pub(crate) mod recovery;
+mod resume;
 mod room_names;
 mod rooms;
 mod sender;
@@ -27,6 +31,7 @@ mod worker;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
@@ -36,6 +41,7 @@ pub use self::broadcast::{Answers, Broadcast, Fetched, RemoteSocket};
 pub use self::handler::{
     Ack, Auth, ConnectError, Event, EventHandler, FromArgs, HandlerError, HandlerFuture, Outcome,
 };
+use self::keeper::Keeper;
 pub use self::namespace::Namespace;
 use self::namespace::{Gate, Inner as NamespaceInner};
 use self::packet::Codec;
@@ -55,6 +61,8 @@ pub(crate) struct SocketIo {
     pub(crate) codec: Codec,
     pub(crate) metrics: Arc<Metrics>,
     bus: Arc<dyn Bus>,
+    /// Writes sessions, while recovery is on.
+    keeper: Option<Arc<Keeper>>,
     node: NodeTag,
     /// Tasks that run user code now; a shutdown waits for them.
     pub(crate) tasks: AtomicUsize,
@@ -63,6 +71,10 @@ pub(crate) struct SocketIo {
     namespaces: RwLock<HashMap<Str, Arc<NamespaceInner>>>,
     parents: RwLock<Vec<Arc<Parent>>>,
 }
+
+/// How long a node that stops may take to write the sessions of its sockets, and how often it looks.
+const KEEPER_GOODBYE: Duration = Duration::from_secs(2);
+const KEEPER_POLL: Duration = Duration::from_millis(5);
 
 type AcceptFn = dyn Fn(String, Auth) -> BoxFuture<'static, bool> + Send + Sync;
 
@@ -111,11 +123,17 @@ impl SocketIo {
         node: NodeTag,
     ) -> Self {
         let codec = Codec::from(config.parser);
+        let keeper = config.recovery.is_on().then(|| {
+            let keeper = Arc::new(Keeper::new(config.recovery.window, metrics.clone()));
+            tokio::spawn(Keeper::run(Arc::downgrade(&keeper)));
+            keeper
+        });
         let this = Self {
             config: Arc::new(config),
             codec,
             metrics,
             bus,
+            keeper,
             node,
             tasks: AtomicUsize::new(0),
             runtime: Handle::current(),
@@ -150,7 +168,30 @@ impl SocketIo {
 
     /// Leaves the cluster, after what was accepted is published.
     pub(crate) async fn close_bus(&self) {
+        if let Some(keeper) = &self.keeper {
+            let written = async {
+                while !keeper.is_idle() {
+                    tokio::time::sleep(KEEPER_POLL).await;
+                }
+            };
+            let _ = tokio::time::timeout(KEEPER_GOODBYE, written).await;
+        }
         self.bus.close().await;
+    }
+
+    /// Keeps the sessions of the sockets that live from expiring, as long as the server does.
+    pub(crate) fn keep_sessions(self: &Arc<Self>) {
+        if let Some(keeper) = &self.keeper {
+            let this = Arc::downgrade(self);
+            tokio::spawn(Keeper::refresh(Arc::downgrade(keeper), move || {
+                let this = this.upgrade()?;
+                let namespaces: Vec<_> = this.namespaces.read().values().cloned().collect();
+                let live = |nsp: &Arc<NamespaceInner>| {
+                    nsp.sessions.lock().values().cloned().collect::<Vec<_>>()
+                };
+                Some(namespaces.iter().flat_map(live).collect())
+            }));
+        }
     }
 
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
@@ -209,6 +250,7 @@ impl SocketIo {
             self.config.clone(),
             self.metrics.clone(),
             &*self.bus,
+            self.keeper.clone(),
             parent(),
         );
         namespaces.insert(name.clone(), namespace.clone());

@@ -1,5 +1,6 @@
 //! One namespace on this node: who is in it, who may come in, and where broadcasts enter and arrive.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,12 +15,15 @@ use tokio::sync::mpsc;
 use super::ack::Waiter;
 use super::broadcast::{Broadcast, Fetched};
 use super::handler::{Auth, ConnectError, FromArgs, HandlerFuture, Outcome};
+use super::keeper::Keeper;
 use super::packet::{Codec, Outgoing};
 use super::room_names::IntoRooms;
 use super::rooms::Rooms;
 use super::server_side::ServerSide;
 use super::socket::Socket;
+use crate::cluster::history::{At, Offset, Way};
 use crate::cluster::message::{Flags, Message, Reply, Request, Target};
+use crate::cluster::session::Record;
 use crate::cluster::{Bus, Log, Replica};
 use crate::config::SocketIoConfig;
 use crate::engine::packet::Str;
@@ -40,6 +44,10 @@ pub(crate) struct Inner {
     /// In the lock order after the log's and before outboxes; no user code runs under it.
     pub(crate) rooms: Mutex<Rooms<Socket>>,
     pub(crate) log: Arc<dyn Log>,
+    /// While recovery is on: who writes sessions, and the sockets of this node by their private ids.
+    pub(super) keeper: Option<Arc<Keeper>>,
+    pub(super) sessions: Mutex<HashMap<Str, Socket>>,
+    this: Weak<Self>,
     gate: RwLock<Gate>,
     pub(super) server_side: ServerSide,
     /// Did a client's wish make it? Then it may go when the last socket has left.
@@ -230,6 +238,7 @@ impl Inner {
         config: Arc<SocketIoConfig>,
         metrics: Arc<Metrics>,
         bus: &dyn Bus,
+        keeper: Option<Arc<Keeper>>,
         parent: Option<Gate>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|weak: &Weak<Self>| Self {
@@ -239,6 +248,9 @@ impl Inner {
             config,
             metrics,
             rooms: Mutex::default(),
+            keeper,
+            sessions: Mutex::default(),
+            this: weak.clone(),
             server_side: ServerSide::default(),
             is_child: parent.is_some(),
             gate: RwLock::new(parent.unwrap_or_default()),
@@ -276,8 +288,11 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) fn insert(&self, socket: &Socket) {
-        self.rooms.lock().insert(socket.0.id.clone(), socket.clone());
+    /// Takes a socket in, with the rooms that it is in.
+    pub(crate) fn insert(&self, socket: &Socket, rooms: &[Str]) {
+        let mut index = self.rooms.lock();
+        index.insert(socket.0.id.clone(), socket.clone());
+        index.join(&socket.0.id, rooms);
     }
 
     pub(crate) fn remove(&self, id: &Str) -> Option<Vec<Str>> {
@@ -292,17 +307,46 @@ impl Inner {
     }
 
     /// Sends one event to the sockets of this node: selected once, encoded once.
-    pub(crate) fn fan_out(&self, args: &Args, target: &Target, flags: Flags) {
-        let sockets = self.connected(target);
+    fn fan_out(&self, at: &At, args: &Args, target: &Target, flags: Flags) {
+        if flags.ack.is_some() && at.way == Way::Foreign {
+            return; // somebody else's question; its answer would not find the way
+        }
+        let mut sockets = self.connected(target);
+        if self.keeper.is_some() {
+            sockets.retain(|socket| socket.takes(at, flags));
+        }
         self.metrics.broadcasts.inc();
-        self.send(&sockets, args, flags, None);
+        self.send(&sockets, args, flags, self.keeper.as_ref().map(|_| at.offset));
     }
 
-    fn send(&self, sockets: &[Socket], args: &Args, flags: Flags, ack: Option<u64>) {
+    /// The same for an event that only the sockets of this node get: it is not in the log.
+    pub(crate) fn fan_out_here(&self, args: &Args, target: &Target, flags: Flags) {
+        self.metrics.broadcasts.inc();
+        self.in_place(|offset| self.send(&self.connected(target), args, flags, offset));
+    }
+
+    /// Acts between two deliveries, with the offset of what is sent there; without recovery simply acts.
+    pub(super) fn in_place(&self, mut act: impl FnMut(Option<Offset>)) {
+        match self.keeper {
+            Some(_) => self.log.exclusive(&mut || act(Some(self.log.mark()))),
+            None => act(None),
+        }
+    }
+
+    /// Applies what is for this node only.
+    pub(crate) fn apply_here(&self, message: &Message) {
+        self.in_place(|offset| {
+            let offset = offset.unwrap_or_default();
+            self.deliver(&At { offset, origin: None, way: Way::Own }, message);
+        });
+    }
+
+    fn send(&self, sockets: &[Socket], args: &Args, flags: Flags, offset: Option<Offset>) {
         if sockets.is_empty() {
             return;
         }
-        let packet = Outgoing::Event { args, ack, offset: None };
+        let offset = offset.map(|offset| offset.to_string());
+        let packet = Outgoing::Event { args, ack: flags.ack, offset: offset.as_deref() };
         let frames = self.codec.encode(&self.name, packet);
         let message = Arc::new(Encoded::new(frames, flags.compress));
         for socket in sockets {
@@ -326,8 +370,55 @@ impl Inner {
         let mut sockets = self.connected(target);
         sockets.retain(|socket| socket.expect_ack(id, Waiter::Many(sender.clone())).is_ok());
         self.metrics.broadcasts.inc();
-        self.send(&sockets, args, flags, Some(id));
+        let flags = Flags { ack: Some(id), ..flags };
+        self.in_place(|offset| self.send(&sockets, args, flags, offset));
         (AckRound { id, sockets }, receiver)
+    }
+}
+
+/// What recovery needs of a namespace.
+impl Inner {
+    /// The sockets that a join, a leave or a disconnect means.
+    fn touched(&self, at: &At, target: &Target) -> Vec<Socket> {
+        const NO_EVENT: Flags = Flags { volatile: true, compress: false, ack: None };
+        let mut sockets = self.connected(target);
+        if self.keeper.is_some() {
+            sockets.retain(|socket| socket.takes(at, NO_EVENT));
+        }
+        sockets
+    }
+
+    /// The session as it is, if its socket is or was on this node.
+    pub(super) fn peek(&self, pid: &str) -> Option<Record> {
+        let keeper = self.keeper.as_ref()?;
+        let socket = self.sessions.lock().get(pid).cloned();
+        socket.and_then(|socket| socket.record()).or_else(|| keeper.last(pid))
+    }
+
+    pub(super) fn changed(&self, socket: &Socket) {
+        if let Some(keeper) = &self.keeper
+            && self.log.sessions().outlive_the_node()
+        {
+            keeper.changed(socket);
+        }
+    }
+
+    pub(super) fn keeper_ttl(&self) -> Duration {
+        self.keeper.as_ref().map_or(Duration::ZERO, |keeper| keeper.live_ttl())
+    }
+
+    /// `false`: it was not among those that live.
+    pub(super) fn forget_live(&self, socket: &Socket) -> bool {
+        let Some(session) = &socket.0.session else { return false };
+        let mut sessions = self.sessions.lock();
+        let is_it = sessions.get(&session.pid).is_some_and(|live| Arc::ptr_eq(&live.0, &socket.0));
+        is_it && sessions.remove(&session.pid).is_some()
+    }
+
+    pub(super) fn session_ended(&self, record: Record, keep: bool) {
+        if let (Some(keeper), Some(this)) = (&self.keeper, self.this.upgrade()) {
+            keeper.ended(&this, record, keep);
+        }
     }
 }
 
@@ -352,25 +443,41 @@ impl Drop for AckRound {
 }
 
 impl Replica for Inner {
-    fn deliver(&self, message: &Message) {
+    fn deliver(&self, at: &At, message: &Message) {
+        if at.way == Way::Echo && self.keeper.is_none() {
+            return; // everyone who is here was here when it was delivered, or has come too late
+        }
+        let id = self.keeper.as_ref().map(|_| at.offset.id);
         match message {
-            Message::Broadcast { args, target, flags } => self.fan_out(args, target, *flags),
+            Message::Broadcast { args, target, flags } => self.fan_out(at, args, target, *flags),
             Message::Join { target, rooms } => {
-                for socket in self.connected(target) {
-                    self.rooms.lock().join(socket.id(), rooms);
+                for socket in self.touched(at, target) {
+                    socket.join_at(rooms, id);
                 }
             }
             Message::Leave { target, rooms } => {
-                for socket in self.connected(target) {
-                    self.rooms.lock().leave(socket.id(), rooms);
+                for socket in self.touched(at, target) {
+                    socket.leave_at(rooms, id);
                 }
             }
             Message::Disconnect { target, close } => {
-                for socket in self.connected(target) {
+                for socket in self.touched(at, target) {
                     socket.disconnect(*close);
                 }
             }
-            Message::ServerSideEmit { args } => self.server_side.deliver(self, args, None),
+            Message::ServerSideEmit { args } if at.way != Way::Echo => {
+                self.server_side.deliver(self, args, None);
+            }
+            Message::ServerSideEmit { .. } => {}
+        }
+    }
+
+    fn let_go(&self, pid: &str) -> Option<Record> {
+        let keeper = self.keeper.as_ref()?;
+        let socket = self.sessions.lock().get(pid).cloned();
+        match socket {
+            Some(socket) => socket.supersede(),
+            None => keeper.take_last(pid),
         }
     }
 

@@ -10,6 +10,7 @@ use super::ack::{NotPending, Waiter};
 use super::handler::FromArgs;
 use super::packet::Outgoing;
 use super::socket::Socket;
+use crate::cluster::message::{Flags, Message, Target};
 use crate::error::{AckError, EmitError};
 use crate::fanout::Encoded;
 use crate::socketio::packet::Args;
@@ -100,10 +101,24 @@ impl Sender<'_> {
         if !self.socket.is_connected() {
             return Err(EmitError::Disconnected);
         }
-        let packet = Outgoing::Event { args, ack, offset: None };
-        let frames = self.socket.codec().encode(&self.socket.0.namespace.name, packet);
+        let namespace = &self.socket.0.namespace;
+        if self.socket.0.session.is_some() && !self.volatile {
+            // through the log, which gives it its place in the order, and remembers it
+            let rooms = vec![self.socket.0.id.clone()];
+            let flags = Flags { volatile: false, compress: self.compress, ack };
+            let target = Target { rooms, except: Vec::new() };
+            return namespace.log.publish(Message::Broadcast { args: args.clone(), target, flags });
+        }
         self.socket.notify_sent(args);
-        self.socket.push(Arc::new(Encoded::new(frames, self.compress)), self.volatile)
+        let mut result = Ok(());
+        namespace.in_place(|offset| {
+            let offset = offset.map(|offset| offset.to_string());
+            let packet = Outgoing::Event { args, ack, offset: offset.as_deref() };
+            let frames = self.socket.codec().encode(&namespace.name, packet);
+            let message = Arc::new(Encoded::new(frames, self.compress));
+            result = self.socket.push(message, self.volatile);
+        });
+        result
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -20,8 +20,10 @@ use super::handler::{
 use super::inbox::{Inbox, Work};
 use super::namespace::{Inner as NamespaceInner, Namespace};
 use super::packet::{Codec, Outgoing};
+use super::recovery::Track;
 use super::room_names::IntoRooms;
 use super::sender::Sender;
+use crate::cluster::StreamId;
 use crate::cluster::message::SocketInfo;
 use crate::engine::TransportKind;
 use crate::engine::handshake::Handshake;
@@ -48,7 +50,11 @@ pub(crate) struct Inner {
     pub(crate) connection: Arc<Connection>,
     auth: serde_json::Value,
     connected: AtomicBool,
-    data: Mutex<serde_json::Value>,
+    /// Rooms that it joined before it entered the namespace; `None` from then on.
+    pub(super) rooms_to_be: Mutex<Option<Vec<Str>>>,
+    /// What outlives the connection, while recovery is on.
+    pub(super) session: Option<Session>,
+    pub(super) data: Mutex<serde_json::Value>,
     pub(super) handlers: RwLock<Handlers>,
     /// Number of listeners for sent events, so that a broadcast need not take a lock to find none.
     outgoing: AtomicUsize,
@@ -56,6 +62,36 @@ pub(crate) struct Inner {
     pending: Mutex<Pending>,
     /// The rooms at the moment of the disconnect, for `on_disconnecting`.
     pub(super) last_rooms: Mutex<Option<Vec<Str>>>,
+}
+
+/// What outlives a socket's connection.
+pub(crate) struct Session {
+    /// The secret by which the client gets the socket back.
+    pub(super) pid: Str,
+    pub(super) recovered: bool,
+    pub(super) identity: Mutex<Option<Str>>,
+    /// In the lock order after the rooms and before outboxes.
+    pub(super) track: Mutex<Track>,
+    pub(super) generation: AtomicU64,
+    /// It goes on elsewhere, or is over: nothing is written any more.
+    pub(super) over: AtomicBool,
+}
+
+impl Session {
+    pub(super) fn new(pid: Str, start: StreamId, recovered: bool) -> Self {
+        Self {
+            pid,
+            recovered,
+            identity: Mutex::new(None),
+            track: Mutex::new(Track::new(start)),
+            generation: AtomicU64::new(1),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn set_generation(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Release);
+    }
 }
 
 type Admission = BoxFuture<'static, Result<(), ConnectError>>;
@@ -87,6 +123,8 @@ impl Socket {
         namespace: Arc<NamespaceInner>,
         connection: Arc<Connection>,
         auth: serde_json::Value,
+        data: serde_json::Value,
+        session: Option<Session>,
     ) -> Self {
         Self(Arc::new(Inner {
             id,
@@ -94,7 +132,9 @@ impl Socket {
             connection,
             auth,
             connected: AtomicBool::new(false),
-            data: Mutex::new(serde_json::Value::Null),
+            rooms_to_be: Mutex::new(Some(Vec::new())),
+            session,
+            data: Mutex::new(data),
             handlers: RwLock::default(),
             outgoing: AtomicUsize::new(0),
             inbox: Mutex::default(),
@@ -135,6 +175,23 @@ impl Socket {
         self.0.connected.load(Ordering::Acquire)
     }
 
+    /// Did the client get this socket back after it had lost its connection? Its id, rooms and data are then
+    /// as they were, and what it had missed was sent again. In middlewares: is it about to?
+    ///
+    /// Always `false` while connection state recovery is off.
+    pub fn recovered(&self) -> bool {
+        self.0.session.as_ref().is_some_and(|session| session.recovered)
+    }
+
+    /// Says whose socket this is; for middlewares. A session goes on only for the identity that it began
+    /// with: when a client comes back and the middlewares say something else (or nothing where they said
+    /// something before), it gets a new session, and nothing of the old one.
+    pub fn set_identity(&self, identity: impl Into<String>) {
+        if let Some(session) = &self.0.session {
+            *session.identity.lock() = Some(identity.into().into());
+        }
+    }
+
     // --- data
 
     /// The application's data of this socket (`socket.data` in Node), `{}` at first.
@@ -156,6 +213,7 @@ impl Socket {
     pub fn set_data<T: Serialize>(&self, data: T) -> Result<(), DataError> {
         let data = serde_json::to_value(data).map_err(|error| DataError(error.to_string()))?;
         *self.0.data.lock() = data;
+        self.changed();
         Ok(())
     }
 
@@ -163,18 +221,33 @@ impl Socket {
 
     /// Joins rooms.
     pub fn join<R: IntoRooms>(&self, rooms: R) {
-        self.0.namespace.rooms.lock().join(&self.0.id, &rooms.into_rooms());
+        let rooms = rooms.into_rooms();
+        if let Some(waiting) = &mut *self.0.rooms_to_be.lock() {
+            waiting.extend(rooms);
+            return;
+        }
+        let at = self.0.session.as_ref().map(|_| self.0.namespace.log.mark().id);
+        self.join_at(&rooms, at);
     }
 
     /// Leaves rooms. The room of its own id it cannot leave.
     pub fn leave<R: IntoRooms>(&self, rooms: R) {
-        self.0.namespace.rooms.lock().leave(&self.0.id, &rooms.into_rooms());
+        let rooms = rooms.into_rooms();
+        if let Some(waiting) = &mut *self.0.rooms_to_be.lock() {
+            waiting.retain(|room| !rooms.contains(room));
+            return;
+        }
+        let at = self.0.session.as_ref().map(|_| self.0.namespace.log.mark().id);
+        self.leave_at(&rooms, at);
     }
 
     /// The rooms that it is in, its own id first. In `on_disconnecting` those that it was in.
     pub fn rooms(&self) -> Vec<Str> {
         if let Some(rooms) = &*self.0.last_rooms.lock() {
             return rooms.clone();
+        }
+        if let Some(waiting) = &*self.0.rooms_to_be.lock() {
+            return std::iter::once(&self.0.id).chain(waiting).cloned().collect();
         }
         self.0.namespace.rooms.lock().rooms_of(&self.0.id)
     }
@@ -384,7 +457,9 @@ impl Socket {
     /// Takes it out of the namespace. Does nothing the second time.
     pub(crate) fn close(&self, reason: CloseReason) {
         let was_connected = self.0.connected.swap(false, Ordering::AcqRel);
-        let rooms = self.0.namespace.remove(&self.0.id);
+        // a successor may have the same id: only who is in goes out
+        let rooms = was_connected.then(|| self.0.namespace.remove(&self.0.id)).flatten();
+        self.end_session(reason);
         self.0.connection.clean_up(&self.0.namespace);
         self.0.pending.lock().close();
         if was_connected {

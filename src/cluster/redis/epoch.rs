@@ -28,6 +28,8 @@ const STORE_BATCH: usize = 1024;
 /// Bytes that one read is to bring, and the entries that it may (Node's adapter: 100).
 const READ_BYTES: usize = 4 << 20;
 const READ_COUNTS: std::ops::RangeInclusive<usize> = 16..=4096;
+/// Entries read at a time when a node starts.
+const FILL_COUNT: u64 = 500;
 /// How long one read waits at Redis (Node's adapter: 5 s).
 const READ_BLOCK: Duration = Duration::from_secs(5);
 /// Requests and replies that may wait to be published.
@@ -142,8 +144,10 @@ impl Epoch {
         for space in spaces {
             subscribe(&link, &space).await?;
         }
+        let link = Arc::new(link);
+        shared.sessions.set_link(Some(link.clone()));
         shared.set_connected(true);
-        Ok(Self { link: Arc::new(link), readers, messages, posts })
+        Ok(Self { link, readers, messages, posts })
     }
 
     /// Runs until anything breaks, or the bus is closed and everything published.
@@ -273,9 +277,16 @@ async fn catch_up(
     first: bool,
     elsewhere: bool,
 ) -> Result<(), Error> {
-    let standing = standing(reader, &stream.name).await?;
+    let mut standing = standing(reader, &stream.name).await?;
     if first {
+        if stream.delivered.remembers() && standing.last == StreamId::default() {
+            standing = found(shared, reader, stream).await?;
+        }
+        if stream.delivered.remembers() {
+            fill(reader, stream, standing).await?;
+        }
         stream.feed.lock().position().begin(standing);
+        stream.delivered.begin(standing.last);
         return Ok(());
     }
     stream.feed.lock().resume(standing, elsewhere);
@@ -290,14 +301,50 @@ async fn catch_up(
             shared.apply(stream, id, fields);
         }
     }
-    let _delivery = stream.delivery.lock();
+    let delivery = stream.delivery.lock();
     let mut feed = stream.feed.lock();
     feed.position().at_end();
     feed.caught_up(standing);
     let lost = feed.take_lost();
     drop(feed);
-    shared.deliver_late(lost);
+    shared.deliver_late(stream, lost);
+    drop(delivery);
+    if elsewhere {
+        // two servers may have taken entries: what is in the stream is not what was delivered
+        shared.forget_past(stream);
+    }
     shared.count_gap(stream);
+    Ok(())
+}
+
+/// Makes the stream, so that there is a position in it for sessions to begin at. The entry has no namespace,
+/// which every reader skips.
+async fn found(shared: &Shared, reader: &Connection, stream: &Stream) -> Result<Standing, Error> {
+    let fields = vec![("uid", shared.node.as_str()), ("type", "0")];
+    let made = reader.xadd::<Value, _, _, _, _>(&stream.name, false, None::<()>, "*", fields);
+    reader.ask(made).await?;
+    standing(reader, &stream.name).await
+}
+
+/// Reads what is in the stream, for clients that come from other nodes.
+async fn fill(reader: &Connection, stream: &Stream, standing: Standing) -> Result<(), Error> {
+    let start = standing.first.map_or(standing.last, StreamId::before);
+    let (mut entries, mut from) = (Vec::new(), start);
+    while from < standing.last {
+        let range = (format!("({from}"), standing.last.to_string());
+        let reply =
+            reader.xrange::<Value, _, _, _>(&stream.name, range.0, range.1, Some(FILL_COUNT));
+        let Value::Array(read) = reader.ask(reply).await? else { break };
+        if read.is_empty() {
+            break;
+        }
+        for entry in read {
+            let entry = parse_entry(entry)?;
+            from = entry.0;
+            entries.push(entry);
+        }
+    }
+    stream.delivered.fill(start, entries);
     Ok(())
 }
 

@@ -61,9 +61,25 @@ pub(super) enum Read {
     /// Another node's: decode and deliver it.
     Foreign,
     /// Ours, and due for delivery here.
-    Own { nsp: Str, message: Message },
-    /// Ours and delivered before, or a repetition: nothing.
+    Own(Late),
+    /// Ours, and delivered before by [`Feed::overdue`].
+    Echo(Late),
+    /// A repetition: nothing.
     Known,
+}
+
+/// An own message that is to be delivered here.
+#[derive(Debug)]
+pub(super) struct Late {
+    pub(super) number: u64,
+    pub(super) nsp: Str,
+    pub(super) message: Message,
+}
+
+impl From<Item> for Late {
+    fn from(item: Item) -> Self {
+        Self { number: item.number, nsp: item.nsp, message: item.message }
+    }
 }
 
 #[derive(Debug)]
@@ -76,7 +92,7 @@ pub(super) struct Feed {
     /// Is the stream read to its end on a new connection?
     catching_up: bool,
     /// Own messages that Redis had confirmed and dropped before they were read; see [`Feed::take_lost`].
-    lost: Vec<(Str, Message)>,
+    lost: Vec<Late>,
 }
 
 impl Feed {
@@ -205,8 +221,8 @@ impl Feed {
         let item = self.items.remove(at).expect("the position is an item's");
         self.bytes -= item.bytes;
         match item.delivered {
-            true => Read::Known,
-            false => Read::Own { nsp: item.nsp, message: item.message },
+            true => Read::Echo(item.into()),
+            false => Read::Own(item.into()),
         }
     }
 
@@ -219,13 +235,13 @@ impl Feed {
             let item = self.items.pop_front().expect("there is a front");
             self.bytes -= item.bytes;
             if !item.delivered {
-                self.lost.push((item.nsp, item.message));
+                self.lost.push(item.into());
             }
         }
     }
 
     /// Own messages that Redis had confirmed and has lost since, to be delivered on this node at least.
-    pub(super) fn take_lost(&mut self) -> Vec<(Str, Message)> {
+    pub(super) fn take_lost(&mut self) -> Vec<Late> {
         std::mem::take(&mut self.lost)
     }
 
@@ -242,7 +258,7 @@ impl Feed {
                 State::Stored(id) if trimmed(id) => {
                     self.bytes -= item.bytes;
                     if !item.delivered {
-                        self.lost.push((item.nsp, item.message));
+                        self.lost.push(item.into());
                     }
                 }
                 State::Stored(_) | State::Sent | State::Waiting => {
@@ -268,12 +284,12 @@ impl Feed {
     }
 
     /// Messages that Redis has not given back in time, for delivery on this node.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(Str, Message)> {
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Late> {
         let first = self.first_undelivered();
         let late = self.items.range_mut(first..).take_while(|item| item.due <= now);
         late.map(|item| {
             item.delivered = true;
-            (item.nsp.clone(), item.message.clone())
+            Late { number: item.number, nsp: item.nsp.clone(), message: item.message.clone() }
         })
         .collect()
     }
@@ -349,14 +365,14 @@ mod tests {
 
     fn own(feed: &mut Feed, ms: u64, number: u64) -> Option<String> {
         match feed.read(id(ms), "me", true, Some(number)) {
-            Read::Own { message, .. } => Some(name(&message)),
-            Read::Known => None,
+            Read::Own(late) => Some(name(&late.message)),
+            Read::Known | Read::Echo(_) => None,
             Read::Foreign => panic!("foreign"),
         }
     }
 
-    fn names(messages: Vec<(Str, Message)>) -> Vec<String> {
-        messages.iter().map(|(_, message)| name(message)).collect()
+    fn names(messages: Vec<Late>) -> Vec<String> {
+        messages.iter().map(|late| name(&late.message)).collect()
     }
 
     #[test]

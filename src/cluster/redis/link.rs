@@ -134,7 +134,7 @@ pub(super) struct Link {
     /// To the servers without which there is no epoch.
     writers: HashMap<Server, Connection>,
     /// To those of the cluster at which only peers may be.
-    others: Vec<Connection>,
+    others: HashMap<Server, Connection>,
     subscribers: HashMap<Server, Connection<SubscriberClient>>,
 }
 
@@ -166,7 +166,7 @@ impl Link {
             Ok::<_, Error>((server, connection))
         });
         let writers = try_join_all(writers).await?.into_iter().collect();
-        let (others, subscribers) = (Vec::new(), HashMap::new());
+        let (others, subscribers) = (HashMap::new(), HashMap::new());
         Ok(Self { servers, sharded, home, writers, others, subscribers })
     }
 
@@ -178,7 +178,9 @@ impl Link {
         let Self { servers, sharded, home, writers, .. } = &*self;
         let all = servers.primaries.iter().chain(&servers.replicas);
         let rest = all.filter(|server| !sharded && !writers.contains_key(*server));
-        let others = join_all(rest.map(|server| connect_to(access.to_server(server))));
+        let others = join_all(rest.map(|server| async move {
+            Some((server.clone(), connect_to(access.to_server(server)).await.ok()?))
+        }));
         let listening = if *sharded { servers.primaries.clone() } else { vec![home.clone()] };
         let subscribers = listening.into_iter().map(|server| async move {
             let client = builder(access.to_server(&server)).build_subscriber_client()?;
@@ -194,6 +196,15 @@ impl Link {
     /// The connection to who has this key or channel.
     pub(super) fn writer(&self, key: &str) -> Result<&Connection, Error> {
         self.writers.get(self.servers.owner(key)?).ok_or_else(no_server)
+    }
+
+    /// As [`Link::writer`], also for keys of servers that the bus itself does not need.
+    pub(super) fn writer_of(&self, key: &str) -> Result<&Connection, Error> {
+        if let Ok(writer) = self.writer(key) {
+            return Ok(writer);
+        }
+        let server = self.servers.owner(key)?;
+        self.others.get(server).ok_or_else(no_server)
     }
 
     /// Every connection that writes, with its server.
@@ -214,7 +225,7 @@ impl Link {
         let writers = self.writers.values().map(|writer| end(writer));
         let subscribers = self.subscribers.values().map(|subscriber| end(subscriber));
         tokio::join!(join_all(writers), join_all(subscribers));
-        self.others.iter().for_each(|other| other.task.abort());
+        self.others.values().for_each(|other| other.task.abort());
     }
 
     pub(super) async fn publish(&self, channel: &str, payload: Vec<u8>) -> Result<(), Error> {
@@ -242,7 +253,7 @@ impl Link {
             async move { client.pubsub_numsub::<Counts, _>(channel).await }
         };
         let needed = self.writers.values().map(|writer| writer.ask(count(writer)));
-        let others = self.others.iter().map(|other| other.ask(count(other)));
+        let others = self.others.values().map(|other| other.ask(count(other)));
         let (needed, others) = tokio::join!(try_join_all(needed), join_all(others));
         let sum = |counts: Counts| counts.values().sum::<usize>();
         Ok(needed?.into_iter().chain(others.into_iter().flatten()).map(sum).sum())

@@ -14,9 +14,11 @@ mod channels;
 mod epoch;
 mod feed;
 mod link;
+mod past;
 mod position;
 mod requests;
 mod servers;
+mod sessions;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,8 +32,11 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use self::access::Access;
 pub(crate) use self::access::RedisAddress;
-use self::feed::{Feed, Read};
+use self::feed::{Feed, Late, Read};
+use self::past::{Delivered, NODE_CHARS, bytes_of, origin_of, remembered, remembered_message};
 use self::requests::Requests;
+use self::sessions::Sessions;
+use super::history::{At, Early, Offset, Origin, Past, TailLimits, Way};
 use super::message::{Message, Reply, Request};
 use super::wire::{self, Entry, StreamId};
 use super::{Bus, Log, Replica, Replies};
@@ -78,13 +83,14 @@ struct Shared {
     /// The streams, by name: all that any peer writes.
     streams: Vec<Arc<Stream>>,
     requests: Requests,
+    sessions: Sessions,
     /// Things to publish on channels, for the epoch that is there; dropped without one.
     channels: Mutex<Option<mpsc::Sender<Post>>>,
     connected: AtomicBool,
     started: watch::Sender<Start>,
     request_ids: AtomicU64,
     /// Begins the uids of this node.
-    node: String,
+    node: Str,
     /// Turns true when the node is to leave the cluster.
     closing: watch::Sender<bool>,
     /// Turns true when it has left.
@@ -95,7 +101,7 @@ struct Shared {
 struct Space {
     nsp: Str,
     /// Signs what it writes. One for each namespace, as in Node.
-    uid: String,
+    uid: Str,
     channels: wire::Channels,
     stream: Arc<Stream>,
     /// Usually one. A dynamic namespace that was forgotten and made anew may have two for a moment.
@@ -107,6 +113,7 @@ struct Stream {
     /// Held while something is delivered, so that deliveries have one order. Before `feed`.
     delivery: Mutex<()>,
     feed: Mutex<Feed>,
+    delivered: Delivered,
     /// Something is to be stored.
     to_store: Notify,
     /// Something may become overdue.
@@ -152,6 +159,7 @@ impl RedisBus {
     /// [`ServeError::Bus`] if the address makes no sense.
     pub(crate) fn new(
         config: RedisConfig,
+        history: Option<TailLimits>,
         codec: Codec,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ServeError> {
@@ -166,6 +174,7 @@ impl RedisBus {
                     name,
                     delivery: Mutex::new(()),
                     feed: Mutex::new(Feed::new(start, queue_bytes)),
+                    delivered: Delivered::new(history),
                     to_store: Notify::new(),
                     to_watch: Notify::new(),
                 })
@@ -179,11 +188,12 @@ impl RedisBus {
             spaces: RwLock::default(),
             streams,
             requests: Requests::default(),
+            sessions: Sessions::default(),
             channels: Mutex::new(None),
             connected: AtomicBool::new(false),
             started: watch::Sender::new(Start::Tried(None)),
             request_ids: AtomicU64::new(rand::random()),
-            node: format!("{:016x}", rand::random::<u64>()),
+            node: format!("{:0NODE_CHARS$x}", rand::random::<u64>()).into(),
             closing: watch::Sender::new(false),
             closed: watch::Sender::new(false),
         });
@@ -300,11 +310,48 @@ impl Log for RedisLog {
         self.shared.post(post);
         receiver
     }
+
+    fn name(&self) -> &Str {
+        &self.space.uid
+    }
+
+    fn node(&self) -> &Str {
+        &self.shared.node
+    }
+
+    fn mark(&self) -> Offset {
+        self.space.stream.delivered.mark()
+    }
+
+    fn oldest(&self) -> StreamId {
+        self.space.stream.delivered.oldest()
+    }
+
+    fn past(&self, after: StreamId) -> Option<Vec<Arc<Past>>> {
+        self.space.stream.delivered.past(after, &self.space.nsp)
+    }
+
+    fn reached(&self, id: StreamId) -> BoxFuture<'static, ()> {
+        Box::pin(self.space.stream.delivered.reached(id))
+    }
+
+    fn early(&self) -> Vec<Early> {
+        self.space.stream.delivered.early()
+    }
+
+    fn exclusive(&self, act: &mut dyn FnMut()) {
+        let _delivery = self.space.stream.delivery.lock();
+        act();
+    }
+
+    fn sessions(&self) -> &dyn super::session::Sessions {
+        self
+    }
 }
 
 impl Shared {
     fn new_space(&self, nsp: &Str) -> Space {
-        let uid = format!("{}{:016x}", self.node, rand::random::<u64>());
+        let uid: Str = format!("{}{:016x}", self.node, rand::random::<u64>()).into();
         let name = wire::stream_name(&self.config.stream_name, self.config.stream_count, nsp);
         let stream = self.streams.iter().find(|stream| stream.name == name);
         Space {
@@ -338,68 +385,95 @@ impl Shared {
         let uid = text("uid").unwrap_or_default().to_owned();
         let number = text("q").and_then(|number| number.parse().ok());
         let _delivery = stream.delivery.lock();
-        let own = uid.starts_with(&self.node);
+        let own = uid.starts_with(self.node.as_str());
         let read = {
             let mut feed = stream.feed.lock();
             let read = feed.read(id, &uid, own, number);
             let lost = feed.take_lost();
             drop(feed);
-            self.deliver_late(lost);
+            self.deliver_late(stream, lost);
             read
         };
-        match read {
-            Read::Known => {}
-            Read::Own { nsp, message } => self.deliver(&nsp, &message),
-            Read::Foreign => self.apply_foreign(fields),
-        }
+        let past = match read {
+            Read::Known => None,
+            Read::Own(late) => self.apply_own(id, Way::Own, late),
+            Read::Echo(late) => self.apply_own(id, Way::Echo, late),
+            Read::Foreign => self.apply_foreign(id, fields),
+        };
+        stream.delivered.entry(id, past);
     }
 
-    fn apply_foreign(&self, fields: HashMap<String, bytes::Bytes>) {
+    fn apply_own(&self, id: StreamId, way: Way, late: Late) -> Option<Past> {
+        let origin = Some(Origin { node: self.node.clone(), number: late.number });
+        let at = At { offset: id.into(), origin: origin.clone(), way };
+        self.deliver(&late.nsp, &at, &late.message);
+        remembered_message(id, origin, &late.nsp, &late.message)
+    }
+
+    fn apply_foreign(&self, id: StreamId, fields: HashMap<String, bytes::Bytes>) -> Option<Past> {
+        let (origin, bytes) = (origin_of(&fields), bytes_of(&fields));
         let entry = match Entry::parse(fields) {
             Ok(Some(entry)) => entry,
-            Ok(None) => return,
+            Ok(None) => return None,
             Err(error) => {
                 self.metrics.bus.malformed.inc();
                 tracing::warn!(%error, "an entry of the stream cannot be read");
-                return;
+                return None;
             }
         };
         self.metrics.bus.received.inc();
-        let Some(space) = self.space(&entry.nsp) else { return };
+        let past = remembered(id, origin.clone(), &entry, bytes);
+        let Some(space) = self.space(&entry.nsp) else { return past };
         // nobody here is meant: the payload need not be looked at
         if entry
             .target()
             .is_some_and(|target| !space.live().iter().any(|replica| replica.addresses(target)))
         {
             self.metrics.bus.skipped.inc();
-            return;
+            return past;
         }
         match entry.into_message(self.codec) {
-            Ok(message) => space.deliver(&message),
+            Ok(message) => {
+                space.deliver(&At { offset: id.into(), origin, way: Way::Foreign }, &message);
+                past
+            }
             Err(error) => {
                 self.metrics.bus.malformed.inc();
                 tracing::warn!(%error, "an entry of the stream cannot be read");
+                None
             }
         }
     }
 
-    fn deliver(&self, nsp: &Str, message: &Message) {
+    fn deliver(&self, nsp: &Str, at: &At, message: &Message) {
         if let Some(space) = self.space(nsp) {
-            space.deliver(message);
+            space.deliver(at, message);
         }
     }
 
     /// Own messages that Redis did not bring back.
-    fn deliver_late(&self, messages: Vec<(Str, Message)>) {
-        for (nsp, message) in messages {
+    fn deliver_late(&self, stream: &Stream, messages: Vec<Late>) {
+        for Late { number, nsp, message } in messages {
             self.metrics.bus.local_deliveries.inc();
-            self.deliver(&nsp, &message);
+            let offset = stream.delivered.ahead(&self.node, number);
+            let origin = Some(Origin { node: self.node.clone(), number });
+            self.deliver(&nsp, &At { offset, origin, way: Way::Early }, &message);
+            stream.delivered.went_ahead(offset);
         }
     }
 
-    /// Was something lost of what others have written?
+    /// Nobody is recovered over what was until now.
+    fn forget_past(&self, stream: &Stream) {
+        let _delivery = stream.delivery.lock();
+        let cursor = stream.feed.lock().cursor();
+        stream.delivered.restart(cursor);
+    }
+
+    /// Was something lost of what others have written? Then nobody can be told what was before.
     fn count_gap(&self, stream: &Stream) {
-        if let Some(what) = stream.feed.lock().position().take_gap() {
+        let gap = stream.feed.lock().position().take_gap();
+        if let Some(what) = gap {
+            self.forget_past(stream);
             self.metrics.bus.gaps.inc();
             tracing::error!(stream = stream.name, what, "events of other nodes may be lost");
         }
@@ -422,6 +496,7 @@ impl Shared {
         self.connected.store(connected, Ordering::Release);
         self.metrics.bus.connected.set(connected.into());
         if !connected {
+            self.sessions.set_link(None);
             *self.channels.lock() = None;
             self.requests.fail_all();
             for stream in &self.streams {
@@ -453,9 +528,9 @@ impl Space {
         self.replicas.read().iter().filter_map(Weak::upgrade).collect()
     }
 
-    fn deliver(&self, message: &Message) {
+    fn deliver(&self, at: &At, message: &Message) {
         for replica in self.live() {
-            replica.deliver(message);
+            replica.deliver(at, message);
         }
     }
 }
@@ -474,6 +549,6 @@ async fn watch_overdue(shared: Weak<Shared>, stream: Arc<Stream>) {
         let Some(shared) = shared.upgrade() else { return };
         let _delivery = stream.delivery.lock();
         let late = stream.feed.lock().overdue(Instant::now());
-        shared.deliver_late(late);
+        shared.deliver_late(&stream, late);
     }
 }

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 
 use super::feed::Read;
+use super::past::NODE_CHARS;
 use crate::cluster::wire::StreamId;
 
 /// How far back a stream is read again on another server. Both servers may have taken entries until the old
@@ -21,9 +22,6 @@ const READ_AGAIN_MS: u64 = 30_000;
 
 /// Other nodes that are remembered; past it all are forgotten, which only weakens a second line of defence.
 const MAX_NODES: usize = 4096;
-
-/// What begins a uid of ours: the node. (The rest is the namespace.)
-const NODE_CHARS: usize = 16;
 
 /// What Redis says of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -41,7 +41,7 @@ pub(crate) type Fields = [(&'static str, Str); 4];
 pub(crate) fn entry_fields(uid: &str, nsp: &str, message: &Message) -> Result<Fields, EmitError> {
     let (kind, data) = match message {
         Message::Broadcast { args, target, flags } => {
-            let data = broadcast_data(args, &OptsOut::new(target, *flags, None))?;
+            let data = broadcast_data(args, flags.ack, &OptsOut::new(target, *flags, None))?;
             (kind::BROADCAST, data)
         }
         Message::Join { target, rooms } => (kind::SOCKETS_JOIN, rooms_data(target, rooms)),
@@ -60,7 +60,7 @@ pub(crate) fn entry_fields(uid: &str, nsp: &str, message: &Message) -> Result<Fi
     ])
 }
 
-fn broadcast_data(args: &Args, opts: &OptsOut<'_>) -> Result<String, EmitError> {
+fn broadcast_data(args: &Args, ack: Option<u64>, opts: &OptsOut<'_>) -> Result<String, EmitError> {
     #[derive(Serialize)]
     struct Data<'a> {
         packet: PacketOut<'a>,
@@ -68,9 +68,10 @@ fn broadcast_data(args: &Args, opts: &OptsOut<'_>) -> Result<String, EmitError> 
     }
     if let Some(args) = without_binary(args) {
         let (list, opts) = (args.text(), to_json(opts));
-        return Ok(format!(r#"{{"packet":{{"type":2,"data":{list}}},"opts":{opts}}}"#));
+        let id = ack.map(|id| format!(r#","id":{id}"#)).unwrap_or_default();
+        return Ok(format!(r#"{{"packet":{{"type":2,"data":{list}{id}}},"opts":{opts}}}"#));
     }
-    let data = Data { packet: PacketOut::new(args), opts };
+    let data = Data { packet: PacketOut { id: ack, ..PacketOut::new(args) }, opts };
     Ok(BASE64.encode(to_msgpack(&data)?))
 }
 
@@ -108,11 +109,13 @@ pub(super) struct PacketOut<'a> {
     #[serde(rename = "type")]
     kind: u8,
     data: &'a Args,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
 }
 
 impl<'a> PacketOut<'a> {
     pub(super) fn new(args: &'a Args) -> Self {
-        Self { kind: EVENT, data: args }
+        Self { kind: EVENT, data: args, id: None }
     }
 }
 
@@ -211,13 +214,24 @@ impl Entry {
         }
     }
 
+    /// As [`Message::is_recoverable`].
+    pub(crate) fn is_recoverable(&self) -> bool {
+        match &self.body {
+            Body::Broadcast { flags, wants_ack, .. } => !flags.volatile && !wants_ack,
+            Body::Join { .. } | Body::Leave { .. } | Body::Disconnect { .. } => true,
+            Body::ServerSideEmit { .. } => false,
+        }
+    }
+
     /// Decodes the arguments for clients that speak `codec`.
     ///
     /// # Errors
     /// [`Malformed`], when they are nothing that a client would accept.
     pub(crate) fn into_message(self, codec: Codec) -> Result<Message, Malformed> {
         Ok(match self.body {
-            Body::Broadcast { list, target, flags, .. } => {
+            Body::Broadcast { list, target, flags, wants_ack } => {
+                // which number it has is the sender's affair
+                let flags = Flags { ack: wants_ack.then_some(0), ..flags };
                 Message::Broadcast { args: list.args(codec)?, target, flags }
             }
             Body::Join { target, rooms } => Message::Join { target, rooms },

@@ -3,24 +3,25 @@
 use serde::Serialize;
 
 use super::entry::{PacketOut, opts};
-use super::{MAX_LEN, Malformed, Names, OptsOut, checked_id, kind, msgpack, to_msgpack};
+use super::{MAX_LEN, Malformed, Names, OptsOut, call, checked_id, kind, msgpack, to_msgpack};
 use crate::cluster::message::{Flags, Reply, Request, SocketInfo};
+use crate::cluster::session::Record;
 use crate::engine::packet::Str;
 use crate::error::EmitError;
 use crate::socketio::packet::{Args, Codec};
 
 /// A message, keys in Node's order.
 #[derive(Serialize)]
-struct EnvelopeOut<'a, T> {
+pub(super) struct EnvelopeOut<'a, T> {
     #[serde(rename = "type")]
-    kind: u8,
-    data: T,
-    uid: &'a str,
-    nsp: &'a str,
+    pub(super) kind: u8,
+    pub(super) data: T,
+    pub(super) uid: &'a str,
+    pub(super) nsp: &'a str,
 }
 
 impl<T: Serialize> EnvelopeOut<'_, T> {
-    fn encode(&self) -> Result<Vec<u8>, EmitError> {
+    pub(super) fn encode(&self) -> Result<Vec<u8>, EmitError> {
         to_msgpack(self)
     }
 }
@@ -175,6 +176,15 @@ pub(crate) enum Kind {
         reply: Reply,
         request_id: String,
     },
+    /// A session goes on at another node of ours.
+    CallIn {
+        pid: Str,
+        request_id: String,
+    },
+    CalledIn {
+        record: Option<Box<Record>>,
+        request_id: String,
+    },
 }
 
 const INCOMPLETE: Malformed = Malformed("a message is not of the form of its type");
@@ -211,6 +221,16 @@ impl Envelope {
             | kind::SERVER_SIDE_EMIT_RESPONSE
             | kind::BROADCAST_CLIENT_COUNT
             | kind::BROADCAST_ACK => reply(kind, &message.map("data")?, codec)?,
+            call::CALL_IN => {
+                let data = message.map("data")?;
+                let request_id = request_id(&data)?.ok_or(INCOMPLETE)?;
+                Kind::CallIn { pid: call::pid(&data)?, request_id }
+            }
+            call::CALLED_IN => {
+                let data = message.map("data")?;
+                let request_id = request_id(&data)?.ok_or(INCOMPLETE)?;
+                Kind::CalledIn { record: call::record(&data)?.map(Box::new), request_id }
+            }
             _ => return Ok(None),
         };
         let nsp = message.text("nsp").ok_or(INCOMPLETE)?;

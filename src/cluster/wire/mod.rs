@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | broadcasts, joins, leaves, disconnects | entries of a stream | [`entry_fields`], [`Entry`] |
 //! | requests and replies | pub/sub | [`request_payload`], [`reply_payload`], [`Envelope`] |
-//! | sessions for recovery | keys | `session::Session` |
+//! | sessions for recovery | keys | [`encode_session`] |
 //! | names of streams and channels, positions | | [`stream_name`], [`channels`], [`StreamId`] |
 //!
 //! Two encodings: JSON text, and `@msgpack/msgpack` 2.8 (see [`msgpack`]) for all of pub/sub and for
@@ -13,11 +13,11 @@
 //! carries what *their* clients sent and goes on to ours: it is checked as completely as a client's
 //! packets are, and a mistake is a [`Malformed`], never a panic.
 
+mod call;
 mod entry;
 mod envelope;
 mod msgpack;
 mod names;
-#[cfg_attr(not(test), expect(dead_code, reason = "recovery will use it"))]
 mod session;
 #[cfg(test)]
 mod tests;
@@ -27,11 +27,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use self::call::{CallIn, call_in_payload, called_in_payload};
 pub(crate) use self::entry::{Entry, entry_fields};
 pub(crate) use self::envelope::{Envelope, Kind, reply_payload, request_payload};
 pub(crate) use self::names::{Channels, StreamId, channels, stream_name, streams_to_read};
-#[cfg(test)]
-pub(crate) use self::session::{Session, session_key};
+pub(crate) use self::session::{decode_session, encode_session, session_keys};
 
 use super::message::{Flags, Target};
 use crate::engine::packet::Str;
@@ -71,6 +71,11 @@ const EVENT: u8 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed cluster message: {0}")]
 pub(crate) struct Malformed(&'static str);
+
+impl Malformed {
+    /// What a client brought is no offset.
+    pub(crate) const OFFSET: Self = Self("no position in a stream");
+}
 
 /// `opts` of a message, as it is written.
 #[derive(Serialize)]
@@ -141,7 +146,7 @@ impl OptsIn {
 impl FlagsIn {
     fn flags(&self) -> Flags {
         // Only `false` switches compression off in Node (engine.io, Socket.sendPacket).
-        Flags { volatile: self.volatile == true, compress: self.compress != false }
+        Flags { volatile: self.volatile == true, compress: self.compress != false, ack: None }
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -61,6 +61,17 @@ pub(crate) struct StreamId {
     pub(crate) seq: u64,
 }
 
+impl StreamId {
+    /// The last possible position before this one.
+    pub(crate) fn before(self) -> Self {
+        match self {
+            Self { ms: 0, seq: 0 } => self,
+            Self { ms, seq: 0 } => Self { ms: ms - 1, seq: u64::MAX },
+            Self { ms, seq } => Self { ms, seq: seq - 1 },
+        }
+    }
+}
+
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.ms, self.seq)
@@ -79,6 +90,6 @@ impl FromStr for StreamId {
         let parts = text.split_once('-');
         parts
             .and_then(|(ms, seq)| Some(Self { ms: number(ms)?, seq: number(seq)? }))
-            .ok_or(Malformed("no position in a stream"))
+            .ok_or(Malformed::OFFSET)
     }
 }

@@ -16,7 +16,9 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cluster::history::Early;
 use crate::cluster::message::{Message, Reply, Request, SocketInfo};
+use crate::cluster::session::{Record, Sent, Span};
 
 const BOTH: [Codec; 2] = [Codec::Json, Codec::MsgPack];
 const UID: &str = "426523b94cd90485";
@@ -128,7 +130,7 @@ fn whom_an_entry_is_for_is_known_before_its_arguments_are_looked_at() {
     let read = parse("3", data).unwrap();
     assert_eq!(read.target(), Some(&target(&["r1", "7"], &[])));
     let entry::Body::Broadcast { flags, wants_ack, .. } = &read.body else { panic!("{read:?}") };
-    assert_eq!((*flags, *wants_ack), (Flags { volatile: true, compress: false }, true));
+    assert_eq!((*flags, *wants_ack), (Flags { volatile: true, compress: false, ack: None }, true));
     let refused = read.into_message(Codec::Json).unwrap_err();
     assert_eq!(refused, Malformed("an event that no client would accept"));
 }
@@ -352,22 +354,62 @@ fn messages_that_do_not_belong_on_the_channels_are_skipped_and_broken_ones_refus
 
 #[test]
 fn sessions_are_nodes_sessions() {
-    let session = Session::decode(golden::SESSION.as_bytes()).unwrap();
-    let expected = Session {
+    let session = decode_session(golden::SESSION.as_bytes()).unwrap();
+    let stay =
+        |room: &'static str| Span { room: room.into(), since: StreamId::default(), until: None };
+    let expected = Record {
         sid: "eoPQzDirDNoe-DEyAAAA".into(),
         pid: "oH0PClgo7QEr4agOAAAB".into(),
-        rooms: names(&["eoPQzDirDNoe-DEyAAAA", "r1", "r4"]),
         data: json!({"foo": 1, "at": "1970-01-01T00:00:00.005Z", "raw": [7], "un": null}),
+        identity: None,
+        start: StreamId::default(),
+        at: None,
+        rooms: vec![stay("r1"), stay("r4")],
+        sent: None,
+        early: Vec::new(),
+        owner: "".into(),
+        generation: 0,
     };
     assert_eq!(session, expected);
-    assert_eq!(Session::decode(session.encode().unwrap().as_bytes()).unwrap(), session);
-    // What is written is the same up to `data`, which had a Date and binary in it.
-    let written = session.encode().unwrap();
-    assert_eq!(written[..110], golden::SESSION[..110]);
-    assert_eq!(session_key("sio:session:", &session.pid), "sio:session:oH0PClgo7QEr4agOAAAB");
+    // What is written is the same up to `data`, which had a Date and binary in it, but for the number of
+    // fields.
+    let written = encode_session(&session).unwrap();
+    assert_eq!(written[4..110], golden::SESSION[4..110]);
+    let (key, owner) = session_keys("sio:session:", &session.pid);
+    assert_eq!(key, "sio:session:oH0PClgo7QEr4agOAAAB");
+    assert_eq!(owner, format!("{{{key}}}:owner"), "the same slot of a cluster");
     for broken in ["", "!", "gA==", "gaNzaWSheA=="] {
-        assert!(Session::decode(broken.as_bytes()).is_err(), "{broken}");
+        assert!(decode_session(broken.as_bytes()).is_err(), "{broken}");
     }
+}
+
+#[test]
+fn a_session_of_ours_comes_back_whole() {
+    let id = |ms| StreamId { ms, seq: 3 };
+    let record = Record {
+        sid: "s".into(),
+        pid: "p".into(),
+        data: json!({"deep": [1, {"a": null}]}),
+        identity: Some("alice".into()),
+        start: id(1),
+        at: Some(id(9)),
+        rooms: vec![
+            Span { room: "a".into(), since: id(1), until: Some(id(4)) },
+            Span { room: "b".into(), since: id(2), until: None },
+        ],
+        sent: Some(Sent { behind: id(1), ids: [id(2), id(3)].into() }),
+        early: vec![Early { node: "n".into(), after: id(5), from: 7, to: 9 }],
+        owner: "".into(),
+        generation: 0,
+    };
+    let read = decode_session(encode_session(&record).unwrap().as_bytes());
+    assert_eq!(read.unwrap(), record);
+    // owner and generation travel apart
+    let record = Record { owner: "node".into(), generation: 4, ..record };
+    let payload = called_in_payload("a", "/", "r", Some(&record)).unwrap();
+    let read = Envelope::parse(&payload, UID, Codec::Json).unwrap().unwrap();
+    let Kind::CalledIn { record: Some(read), request_id } = read.kind else { panic!("{read:?}") };
+    assert_eq!((*read, request_id.as_str()), (record, "r"));
 }
 
 /// Namespace, `hashCode` and the index for 2, 3, 4, 7, 16 and 1000 streams, as Node computes them.

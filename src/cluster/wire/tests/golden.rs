@@ -166,7 +166,7 @@ pub(super) fn entries(codec: Codec) -> Vec<(Message, &'static str, &'static str)
     let broadcast = |list, target, volatile, compress| Message::Broadcast {
         args: event(list),
         target,
-        flags: Flags { volatile, compress },
+        flags: Flags { volatile, compress, ack: None },
     };
     let all = Target::default;
     let raw = json!(["raw", {"$bin": [1, 2, 3]},
@@ -211,7 +211,7 @@ pub(super) fn requests(codec: Codec) -> Vec<(Option<&'static str>, Request, &'st
     let ask = |list, target, volatile| Request::Broadcast {
         args: event(list),
         target,
-        flags: Flags { volatile, compress: true },
+        flags: Flags { volatile, compress: true, ack: None },
         timeout: Some(Duration::from_secs(2)),
     };
     let bin = json!(["askbin", {"$bin": [3]}]);

@@ -70,7 +70,7 @@ fn rooms() -> impl Strategy<Value = Vec<Str>> {
 fn message(codec: Codec) -> impl Strategy<Value = Message> {
     let target = || (rooms(), rooms()).prop_map(|(rooms, except)| Target { rooms, except });
     let flags = any::<(bool, bool)>();
-    let flags = flags.prop_map(|(volatile, compress)| Flags { volatile, compress });
+    let flags = flags.prop_map(|(volatile, compress)| Flags { volatile, compress, ack: None });
     let args = move || list().prop_map(move |list| event(codec, &list));
     prop_oneof![
         4 => (args(), target(), flags)
@@ -120,6 +120,14 @@ fn survives_envelope(payload: &[u8]) {
             }
             Kind::Reply { reply, request_id } => {
                 reply_payload(&read.uid, &read.nsp, &request_id, &reply).unwrap();
+            }
+            Kind::CallIn { pid, request_id } => {
+                let call = CallIn { id: &request_id, pid: &pid };
+                call_in_payload(&read.uid, &read.nsp, &call).unwrap();
+            }
+            Kind::CalledIn { record, request_id } => {
+                let record = record.as_deref();
+                called_in_payload(&read.uid, &read.nsp, &request_id, record).unwrap();
             }
         }
     }
@@ -200,13 +208,13 @@ proptest! {
         survives(kind, entry::BASE64.encode(&msgpack).into());
         survives(kind, json);
         survives_envelope(&msgpack);
-        let _ = Session::decode(entry::BASE64.encode(&msgpack).as_bytes());
+        let _ = decode_session(entry::BASE64.encode(&msgpack).as_bytes());
     }
 
     #[test]
     fn no_bytes_in_a_message_make_us_panic(payload: Vec<u8>) {
         survives_envelope(&payload);
-        let _ = Session::decode(&payload);
+        let _ = decode_session(&payload);
     }
 
     #[test]

@@ -1,0 +1,160 @@
+//! What one stream has delivered on this node: where it stands, and what it remembers of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::cluster::history::{Early, Offset, Origin, Past, Tail, TailLimits, note_early};
+use crate::cluster::message::Message;
+use crate::cluster::wire::{Entry, StreamId};
+use crate::engine::packet::Str;
+
+/// What begins a uid of ours: the node. (The rest is the namespace.)
+pub(super) const NODE_CHARS: usize = 16;
+const UID_CHARS: usize = 32;
+
+/// Written under the stream's delivery lock only; read by anyone.
+pub(super) struct Delivered {
+    mark: watch::Sender<Offset>,
+    tail: Mutex<Option<Tail>>,
+    early: Mutex<Vec<Early>>,
+}
+
+impl Delivered {
+    /// `history`: what to remember for recovery.
+    pub(super) fn new(history: Option<TailLimits>) -> Self {
+        Self {
+            mark: watch::Sender::new(Offset::default()),
+            tail: Mutex::new(history.map(Tail::new)),
+            early: Mutex::default(),
+        }
+    }
+
+    pub(super) fn mark(&self) -> Offset {
+        *self.mark.borrow()
+    }
+
+    pub(super) fn remembers(&self) -> bool {
+        self.tail.lock().is_some()
+    }
+
+    pub(super) fn oldest(&self) -> StreamId {
+        self.tail.lock().as_ref().map_or_else(StreamId::default, Tail::start)
+    }
+
+    pub(super) fn past(&self, after: StreamId, nsp: &str) -> Option<Vec<Arc<Past>>> {
+        self.tail.lock().as_ref()?.behind(after, nsp)
+    }
+
+    pub(super) fn early(&self) -> Vec<Early> {
+        self.early.lock().clone()
+    }
+
+    pub(super) fn reached(&self, id: StreamId) -> impl Future<Output = ()> + Send + 'static {
+        let mut mark = self.mark.subscribe();
+        async move {
+            if mark.wait_for(|mark| mark.id >= id).await.is_err() {
+                std::future::pending().await // the bus is gone, and will not get there
+            }
+        }
+    }
+
+    /// An entry was delivered. One that goes back (a failover) is not remembered: see [`Self::restart`].
+    pub(super) fn entry(&self, id: StreamId, past: Option<Past>) {
+        if id <= self.mark().id {
+            return;
+        }
+        if let (Some(tail), Some(past)) = (&mut *self.tail.lock(), past) {
+            tail.push(past);
+        }
+        self.mark.send_replace(id.into());
+    }
+
+    /// An own message is delivered ahead of the stream. Gives the offset that it is sent with.
+    pub(super) fn ahead(&self, node: &Str, number: u64) -> Offset {
+        let offset = Offset { id: self.mark().id, early: number };
+        note_early(&mut self.early.lock(), node, offset);
+        offset
+    }
+
+    /// It was delivered.
+    pub(super) fn went_ahead(&self, offset: Offset) {
+        self.mark.send_replace(offset);
+    }
+
+    /// Delivering begins behind `id`.
+    pub(super) fn begin(&self, id: StreamId) {
+        self.mark.send_replace(id.into());
+    }
+
+    /// What was before `id` is lost or in doubt: nobody is recovered over it.
+    pub(super) fn restart(&self, id: StreamId) {
+        if let Some(tail) = &mut *self.tail.lock() {
+            tail.restart(id);
+        }
+        self.mark.send_replace(id.into());
+    }
+
+    /// What was in the stream when the node started. `start`: nothing is missing behind it.
+    pub(super) fn fill(&self, start: StreamId, entries: Vec<(StreamId, HashMap<String, Bytes>)>) {
+        let mut tail = self.tail.lock();
+        let Some(tail) = &mut *tail else { return };
+        tail.restart(start);
+        // what a node has stored twice counts once, as for those who read it at the time
+        let mut numbers: HashMap<Str, u64> = HashMap::new();
+        for (id, fields) in entries {
+            let origin = origin_of(&fields);
+            if let Some(origin) = &origin {
+                let last = numbers.entry(origin.node.clone()).or_default();
+                if origin.number <= *last {
+                    continue;
+                }
+                *last = origin.number;
+            }
+            let bytes = bytes_of(&fields);
+            if let Ok(Some(entry)) = Entry::parse(fields)
+                && let Some(past) = remembered(id, origin, &entry, bytes)
+            {
+                tail.push(past);
+            }
+        }
+    }
+}
+
+/// Who has appended an entry, if that is a node of ours.
+pub(super) fn origin_of(fields: &HashMap<String, Bytes>) -> Option<Origin> {
+    let text = |name: &str| fields.get(name).and_then(|value| std::str::from_utf8(value).ok());
+    let uid = text("uid").filter(|uid| uid.len() == UID_CHARS)?;
+    let number = text("q")?.parse().ok()?;
+    Some(Origin { node: Str::copy_from_slice(uid.get(..NODE_CHARS)?), number })
+}
+
+pub(super) fn bytes_of(fields: &HashMap<String, Bytes>) -> usize {
+    const OVERHEAD: usize = 300; // of an entry that was read
+    OVERHEAD + fields.values().map(Bytes::len).sum::<usize>()
+}
+
+/// What is worth being remembered of an entry.
+pub(super) fn remembered(
+    id: StreamId,
+    origin: Option<Origin>,
+    entry: &Entry,
+    bytes: usize,
+) -> Option<Past> {
+    entry.is_recoverable().then(|| Past::entry(id, origin, entry.clone(), bytes))
+}
+
+/// The same of a message.
+pub(super) fn remembered_message(
+    id: StreamId,
+    origin: Option<Origin>,
+    nsp: &Str,
+    message: &Message,
+) -> Option<Past> {
+    message
+        .is_recoverable()
+        .then(|| Past::message(id, nsp.clone(), origin, message.clone(), message.bytes()))
+}

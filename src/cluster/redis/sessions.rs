@@ -1,0 +1,234 @@
+//! The store of sessions in Redis, and the call by which a node gets a socket back from its owner.
+//!
+//! The value lies where Node's adapter looks for it. Beside it lies who may write it: a generation, the
+//! owner, and a digest of what the owner wrote last, by which a value that a Node peer has taken or written
+//! since is told. Each change is one script, so that nobody can come in between.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use fred::error::Error;
+use fred::interfaces::{HashesInterface, KeysInterface, LuaInterface};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use super::RedisLog;
+use super::link::SharedLink;
+use crate::cluster::session::{self, Record, Unavailable, Written};
+use crate::cluster::wire::{self, CallIn, session_keys};
+use crate::engine::packet::Str;
+
+/// What the keys begin with (Node: `sessionKeyPrefix`).
+const PREFIX: &str = "sio:session:";
+
+/// How long an owner may take to let go of a socket. One that is stopped or cut off never answers.
+const CALL_TIMEOUT: Duration = Duration::from_millis(400);
+/// How long to wait for a connection.
+const LINK_TIMEOUT: Duration = Duration::from_millis(600);
+
+/// `KEYS`: value, owner. `ARGV`: generation, owner. Leaves when somebody else may write, or has written.
+const CHECK: &str = r"
+local held = redis.call('HMGET', KEYS[2], 'generation', 'owner', 'digest')
+if held[1] then
+  local theirs, ours = tonumber(held[1]), tonumber(ARGV[1])
+  if theirs > ours or (theirs == ours and held[2] ~= ARGV[2]) then return 0 end
+  local value = redis.call('GET', KEYS[1])
+  if theirs == ours and (not value or redis.sha1hex(value) ~= held[3]) then return 0 end
+end
+";
+
+/// `ARGV`: and the value, and milliseconds.
+const STORE: &str = r"
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+redis.call('HSET', KEYS[2], 'generation', ARGV[1], 'owner', ARGV[2])
+redis.call('HSET', KEYS[2], 'digest', redis.sha1hex(ARGV[3]))
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+return 1
+";
+
+const REMOVE: &str = r"
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1
+";
+
+/// `ARGV`: generation and owner as they were read, and the new owner.
+const TAKE: &str = r"
+local held = redis.call('HMGET', KEYS[2], 'generation', 'owner')
+if (held[1] or '0') ~= ARGV[1] or (held[2] or '') ~= ARGV[2] then return 0 end
+local value = redis.call('GET', KEYS[1])
+if not value then return 1 end
+redis.call('HSET', KEYS[2], 'generation', tonumber(ARGV[1]) + 1, 'owner', ARGV[3])
+redis.call('HSET', KEYS[2], 'digest', redis.sha1hex(value))
+local left = redis.call('PTTL', KEYS[1])
+if left > 0 then redis.call('PEXPIRE', KEYS[2], left) end
+return 1
+";
+
+/// What the store of one node holds.
+pub(super) struct Sessions {
+    /// The connections of the epoch, if there is one.
+    link: watch::Sender<Option<SharedLink>>,
+    /// Calls that wait for the owner's answer, by their id.
+    calls: Mutex<HashMap<String, oneshot::Sender<Option<Record>>>>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { link: watch::Sender::new(None), calls: Mutex::default() }
+    }
+}
+
+impl Sessions {
+    pub(super) fn set_link(&self, link: Option<SharedLink>) {
+        self.link.send_replace(link);
+    }
+
+    /// The owner has answered.
+    pub(super) fn answer(&self, id: &str, record: Option<Record>) {
+        if let Some(waiting) = self.calls.lock().remove(id) {
+            let _ = waiting.send(record);
+        }
+    }
+
+    fn link(&self) -> impl Future<Output = Result<SharedLink, Unavailable>> + Send + 'static {
+        let mut link = self.link.subscribe();
+        async move {
+            let there = link.wait_for(Option::is_some);
+            let there = tokio::time::timeout(LINK_TIMEOUT, there).await;
+            let link = there.ok().and_then(Result::ok).and_then(|link| link.clone());
+            link.ok_or(Unavailable)
+        }
+    }
+}
+
+async fn script(
+    link: &SharedLink,
+    script: String,
+    pid: &str,
+    arguments: Vec<String>,
+) -> Result<Written, Unavailable> {
+    let (value, owner) = session_keys(PREFIX, pid);
+    let command = async {
+        let writer = link.writer_of(&value)?;
+        let done = writer.eval::<i64, _, _, _>(script, vec![value.clone(), owner], arguments);
+        writer.ask(done).await
+    };
+    match command.await {
+        Ok(1) => Ok(Written::Done),
+        Ok(_) => Ok(Written::Fenced),
+        Err(error) => Err(unavailable(&error)),
+    }
+}
+
+fn unavailable(error: &Error) -> Unavailable {
+    tracing::debug!(error = error.details(), "a session cannot be read or written");
+    Unavailable
+}
+
+async fn load(link: SharedLink, pid: String) -> Result<Option<Record>, Unavailable> {
+    let (value, owner) = session_keys(PREFIX, &pid);
+    let command = async {
+        let writer = link.writer_of(&value)?;
+        let stored: Option<bytes::Bytes> = writer.ask(writer.get(value.as_str())).await?;
+        let fields = vec!["generation", "owner"];
+        let held: Vec<Option<String>> = writer.ask(writer.hmget(owner, fields)).await?;
+        Ok((stored, held))
+    };
+    let (stored, held) = command.await.map_err(|error| unavailable(&error))?;
+    let Some(stored) = stored else { return Ok(None) };
+    let record = match wire::decode_session(&stored) {
+        Ok(record) if *record.pid == *pid => record,
+        Ok(_) => return Ok(None),
+        Err(error) => {
+            tracing::warn!(%error, "a stored session cannot be read");
+            return Ok(None);
+        }
+    };
+    let mut held = held.into_iter();
+    let generation = held.next().flatten().and_then(|number| number.parse().ok());
+    let owner = held.next().flatten().unwrap_or_default();
+    Ok(Some(Record { generation: generation.unwrap_or(0), owner: owner.into(), ..record }))
+}
+
+impl session::Sessions for RedisLog {
+    fn outlive_the_node(&self) -> bool {
+        true
+    }
+
+    fn load(&self, pid: &str) -> BoxFuture<'static, Result<Option<Record>, Unavailable>> {
+        let (link, pid) = (self.shared.sessions.link(), pid.to_owned());
+        async move { load(link.await?, pid).await }.boxed()
+    }
+
+    fn take(
+        &self,
+        record: &Record,
+        owner: &Str,
+    ) -> BoxFuture<'static, Result<Written, Unavailable>> {
+        let link = self.shared.sessions.link();
+        let pid = record.pid.clone();
+        let arguments =
+            vec![record.generation.to_string(), record.owner.to_string(), owner.to_string()];
+        async move { script(&link.await?, TAKE.to_owned(), &pid, arguments).await }.boxed()
+    }
+
+    fn store(
+        &self,
+        record: Record,
+        ttl: Duration,
+    ) -> BoxFuture<'static, Result<Written, Unavailable>> {
+        let link = self.shared.sessions.link();
+        let Ok(value) = wire::encode_session(&record) else {
+            tracing::warn!("the data of a socket is nested too deep to be stored");
+            return std::future::ready(Ok(Written::Done)).boxed();
+        };
+        let ttl = (ttl.as_millis() as u64).max(1);
+        let (generation, owner) = (record.generation.to_string(), record.owner.to_string());
+        let arguments = vec![generation, owner, value, ttl.to_string()];
+        async move { script(&link.await?, [CHECK, STORE].concat(), &record.pid, arguments).await }
+            .boxed()
+    }
+
+    fn remove(&self, record: Record) -> BoxFuture<'static, ()> {
+        let link = self.shared.sessions.link();
+        let arguments = vec![record.generation.to_string(), record.owner.to_string()];
+        async move {
+            if let Ok(link) = link.await {
+                // what is left expires
+                let _ = script(&link, [CHECK, REMOVE].concat(), &record.pid, arguments).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn call_in(&self, owner: &str, pid: &str) -> BoxFuture<'static, Option<Record>> {
+        let (shared, space) = (self.shared.clone(), self.space.clone());
+        if owner == space.uid.as_str() {
+            let record = space.live().iter().find_map(|replica| replica.let_go(pid));
+            return std::future::ready(record).boxed();
+        }
+        let id = format!("{:016x}", shared.request_ids.fetch_add(1, Ordering::Relaxed));
+        let call = CallIn { id: &id, pid };
+        let payload = wire::call_in_payload(&space.uid, &space.nsp, &call);
+        let channel = wire::channels(&shared.config.channel_prefix, &space.nsp, owner).private;
+        async move {
+            let link = shared.sessions.link().await.ok()?;
+            if link.subscribers(&channel).await.ok()? == 0 {
+                return None; // it is gone
+            }
+            let (sender, receiver) = oneshot::channel();
+            shared.sessions.calls.lock().insert(id.clone(), sender);
+            let answer = async {
+                link.publish(&channel, payload.ok()?).await.ok()?;
+                receiver.await.ok()?
+            };
+            let answer = tokio::time::timeout(CALL_TIMEOUT, answer).await;
+            shared.sessions.calls.lock().remove(&id);
+            answer.ok().flatten()
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,97 @@
+//! Sessions for connection state recovery: what is kept of a socket, and who keeps it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use super::history::Early;
+use super::wire::StreamId;
+use crate::engine::packet::Str;
+
+/// A stay in a room: for entries behind `since`, up to `until`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) room: Str,
+    pub(crate) since: StreamId,
+    /// `None` while it lasts.
+    pub(crate) until: Option<StreamId>,
+}
+
+/// The last entries that a socket was sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// What was sent behind this is in `ids`, all of it.
+    pub(crate) behind: StreamId,
+    pub(crate) ids: VecDeque<StreamId>,
+}
+
+/// All that is known of a session: enough to go on with it anywhere.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Record {
+    /// The socket's id.
+    pub(crate) sid: Str,
+    /// The secret by which the client gets it back.
+    pub(crate) pid: Str,
+    /// `socket.data`.
+    pub(crate) data: Value,
+    /// Whose it is, as the application said.
+    pub(crate) identity: Option<Str>,
+    /// Nothing before is the session's.
+    pub(crate) start: StreamId,
+    /// The record tells how things were when everything up to here had been delivered. `None` for a session
+    /// that Node stored: as of the client's offset.
+    pub(crate) at: Option<StreamId>,
+    /// The rooms, without its own.
+    pub(crate) rooms: Vec<Span>,
+    pub(crate) sent: Option<Sent>,
+    pub(crate) early: Vec<Early>,
+    /// The node that has the socket, or had it last: its name for this namespace ([`super::Log::name`]).
+    pub(crate) owner: Str,
+    /// Rises with every change of the owner. Who holds an older one may not write any more.
+    pub(crate) generation: u64,
+}
+
+/// The store cannot be reached, or takes too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unavailable;
+
+/// What became of an attempt to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    Done,
+    /// The session belongs to another node meanwhile.
+    Fenced,
+}
+
+/// Keeps the records of one namespace, for all nodes. Every call ends within a second or so.
+pub(crate) trait Sessions: Send + Sync {
+    /// Do records outlive this process? Otherwise they need to be written only when a socket closes.
+    fn outlive_the_node(&self) -> bool;
+
+    /// The record of a private id.
+    fn load(&self, pid: &str) -> BoxFuture<'static, Result<Option<Record>, Unavailable>>;
+
+    /// Makes `owner` the owner, if nobody else has become that since the record was loaded. `Done` means
+    /// that the generation is now the record's plus one.
+    fn take(
+        &self,
+        record: &Record,
+        owner: &Str,
+    ) -> BoxFuture<'static, Result<Written, Unavailable>>;
+
+    /// Writes the record, to be kept for `ttl`, unless a newer generation exists.
+    fn store(
+        &self,
+        record: Record,
+        ttl: Duration,
+    ) -> BoxFuture<'static, Result<Written, Unavailable>>;
+
+    /// Forgets the record, unless a newer generation exists.
+    fn remove(&self, record: Record) -> BoxFuture<'static, ()>;
+
+    /// Asks the owner to let go of a socket that still looks alive there, and gives its last state. `None`:
+    /// it has none, or is gone; what is stored counts.
+    fn call_in(&self, owner: &str, pid: &str) -> BoxFuture<'static, Option<Record>>;
+}

@@ -1,0 +1,221 @@
+//! Writes the sessions of this node's sockets, so that they can go on elsewhere.
+//!
+//! A record is written when the socket enters (before its client hears of the session), soon after its rooms
+//! or data change, again and again while it lives (the record expires otherwise, and its position moves on
+//! with the node), and when it loses its connection. What a store does not take is tried again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::namespace::Inner as NamespaceInner;
+use super::socket::{Inner as SocketInner, Socket};
+use crate::cluster::session::{Record, Written};
+use crate::engine::packet::Str;
+use crate::metrics::Metrics;
+
+/// Changes of a moment are written together.
+const DEBOUNCE: Duration = Duration::from_millis(10);
+/// Pause after the store could not be reached.
+const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(200);
+/// Records that are written at a time.
+const CONCURRENT: usize = 256;
+/// The sockets of a node are refreshed in so many turns.
+const TURNS: usize = 16;
+
+/// See the module's documentation. One for each server.
+pub(crate) struct Keeper {
+    window: Duration,
+    /// A record of a socket that lives is written so often.
+    lease: Duration,
+    metrics: Arc<Metrics>,
+    queue: Mutex<Queue>,
+    wake: Notify,
+    /// Writes that are under way or wait.
+    busy: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Sockets whose state has changed.
+    dirty: Vec<Weak<SocketInner>>,
+    /// The last states of sockets that are gone, by their private ids.
+    last: HashMap<Str, Last>,
+}
+
+#[derive(Clone)]
+struct Last {
+    record: Record,
+    namespace: Arc<NamespaceInner>,
+    /// `false`: the session ended for good.
+    keep: bool,
+    /// Is it being written right now?
+    writing: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(window: Duration, metrics: Arc<Metrics>) -> Self {
+        let lease = (window / 4).clamp(Duration::from_millis(250), Duration::from_secs(30));
+        Self {
+            window,
+            lease,
+            metrics,
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            busy: AtomicUsize::new(0),
+        }
+    }
+
+    /// How long a record of a socket that lives is kept: its client has the whole window even when the node
+    /// dies right before the next write.
+    pub(super) fn live_ttl(&self) -> Duration {
+        self.window + self.lease
+    }
+
+    /// A socket's state has changed.
+    pub(super) fn changed(&self, socket: &Socket) {
+        self.queue.lock().dirty.push(Arc::downgrade(&socket.0));
+        self.wake.notify_one();
+    }
+
+    /// A socket has lost its connection, or (without `keep`) its session.
+    pub(super) fn ended(&self, namespace: &Arc<NamespaceInner>, record: Record, keep: bool) {
+        let sessions = namespace.log.sessions();
+        if !sessions.outlive_the_node() {
+            // in memory; at once, so that who comes back at once finds it
+            match keep {
+                true => drop(sessions.store(record, self.window).now_or_never()),
+                false => drop(sessions.remove(record).now_or_never()),
+            }
+            return;
+        }
+        let pid = record.pid.clone();
+        let last = Last { record, namespace: namespace.clone(), keep, writing: false };
+        self.queue.lock().last.insert(pid, last);
+        self.wake.notify_one();
+    }
+
+    /// The last state of a socket that is gone, if it is not written yet; it goes on elsewhere.
+    pub(super) fn take_last(&self, pid: &str) -> Option<Record> {
+        let mut queue = self.queue.lock();
+        let last = queue.last.get(pid).filter(|last| last.keep)?;
+        let record = last.record.clone();
+        queue.last.remove(pid);
+        Some(record)
+    }
+
+    /// As [`Keeper::take_last`], leaving it there.
+    pub(super) fn last(&self, pid: &str) -> Option<Record> {
+        let queue = self.queue.lock();
+        queue.last.get(pid).filter(|last| last.keep).map(|last| last.record.clone())
+    }
+
+    /// Is nothing to be written?
+    pub(super) fn is_idle(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.last.is_empty() && queue.dirty.is_empty() && self.busy.load(Ordering::Acquire) == 0
+    }
+
+    /// Writes, as long as anybody holds the keeper.
+    pub(super) async fn run(weak: Weak<Self>) {
+        loop {
+            let Some(keeper) = weak.upgrade() else { return };
+            let fine = keeper.flush().await;
+            let idle = keeper.is_idle();
+            if idle {
+                let notified = tokio::time::timeout(Duration::from_secs(1), keeper.wake.notified());
+                let _ = notified.await; // now and then it looks whether it is still wanted
+            }
+            drop(keeper);
+            tokio::time::sleep(if fine { DEBOUNCE } else { UNAVAILABLE_PAUSE }).await;
+        }
+    }
+
+    /// Writes what has changed. `false`: the store could not be reached.
+    async fn flush(&self) -> bool {
+        let (sockets, last) = {
+            let mut queue = self.queue.lock();
+            let mut sockets: Vec<_> =
+                queue.dirty.drain(..).filter_map(|socket| socket.upgrade()).collect();
+            sockets.sort_by_key(Arc::as_ptr);
+            sockets.dedup_by(|a, b| Arc::ptr_eq(a, b));
+            let last: Vec<Last> = queue
+                .last
+                .values_mut()
+                .map(|last| {
+                    last.writing = true;
+                    last.clone()
+                })
+                .collect();
+            (sockets, last)
+        };
+        self.busy.store(sockets.len() + last.len(), Ordering::Release);
+        let live = stream::iter(sockets).map(|socket| self.write_live(Socket(socket)));
+        let live = live.buffer_unordered(CONCURRENT).all(|fine| std::future::ready(fine)).await;
+        let last = stream::iter(last).map(|last| self.write_last(last));
+        let last = last.buffer_unordered(CONCURRENT).all(|fine| std::future::ready(fine)).await;
+        self.busy.store(0, Ordering::Release);
+        live && last
+    }
+
+    async fn write_live(&self, socket: Socket) -> bool {
+        let Some(record) = socket.record().filter(|_| socket.is_connected()) else { return true };
+        let sessions = socket.0.namespace.log.sessions();
+        match sessions.store(record, self.live_ttl()).await {
+            Ok(Written::Done) => true,
+            Ok(Written::Fenced) => {
+                self.metrics.sessions_fenced.inc();
+                socket.supersede();
+                true
+            }
+            Err(_) => {
+                self.changed(&socket);
+                false
+            }
+        }
+    }
+
+    async fn write_last(&self, last: Last) -> bool {
+        let sessions = last.namespace.log.sessions();
+        let done = match last.keep {
+            true => sessions.store(last.record.clone(), self.window).await.is_ok(),
+            false => {
+                sessions.remove(last.record.clone()).await;
+                true
+            }
+        };
+        if done {
+            let mut queue = self.queue.lock();
+            let pid = &last.record.pid;
+            if queue.last.get(pid).is_some_and(|now| now.writing) {
+                queue.last.remove(pid);
+            }
+        }
+        done
+    }
+
+    /// Keeps the records of the sockets that live from expiring.
+    pub(super) async fn refresh(weak: Weak<Self>, all: impl Fn() -> Option<Vec<Socket>>) {
+        let mut turn = 0;
+        loop {
+            let Some(lease) = weak.upgrade().map(|keeper| keeper.lease) else { return };
+            tokio::time::sleep(lease / TURNS as u32).await;
+            let Some(keeper) = weak.upgrade() else { return };
+            let Some(sockets) = all() else { return };
+            let mine = |socket: &&Socket| {
+                let pid = socket.0.session.as_ref().map(|session| session.pid.as_bytes());
+                let last = pid.and_then(|pid| pid.last().copied()).unwrap_or_default();
+                usize::from(last) % TURNS == turn
+            };
+            for socket in sockets.iter().filter(mine) {
+                keeper.changed(socket);
+            }
+            turn = (turn + 1) % TURNS;
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! Connection state recovery as values: what is remembered of a socket while it lives ([`Track`]), and what
+//! a client has missed when it comes back ([`Replay`]). No I/O.
+//!
+//! # Contract
+//!
+//! A client that comes back is sent every entry of the log that was for it and that it has not got, once,
+//! in the order of the log; or it is told that it was not recovered ([`NotRecovered`]). For this
+//!
+//! - positions are compared by order. Whether the entry of a client's offset still exists does not matter;
+//! - a client's offset says what it *got*; [`Sent`] says what it was *sent*. A client that has got the last
+//!   entry that it was sent has everything up to where its node was, however long ago that entry was;
+//! - rooms are spans of the log. What was for a room before the socket joined it, or after it left, is not
+//!   for the socket; joins, leaves and disconnects in the log hold for a socket that is away.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::cluster::StreamId;
+use crate::cluster::history::{Early, Offset, Origin, Past};
+use crate::cluster::message::{Message, Target};
+use crate::cluster::session::{Record, Sent, Span};
+use crate::engine::packet::Str;
+use crate::error::NotRecovered;
+use crate::socketio::packet::{Args, Codec};
+
+/// Entries that are remembered as sent.
+const SENT: usize = 8;
+
+/// Stays in rooms that are over, and remembered in case events for them were lost on the way.
+const ENDED_SPANS: usize = 32;
+
+/// What is remembered of a socket that is connected.
+#[derive(Debug)]
+pub(super) struct Track {
+    start: StreamId,
+    rooms: Vec<Span>,
+    sent: Sent,
+    /// Early messages of this node up to this number were delivered before the socket entered.
+    entered: u64,
+    /// Early messages that it has got elsewhere, before.
+    inherited: Vec<Early>,
+}
+
+impl Track {
+    /// A session that begins at `start`.
+    pub(super) fn new(start: StreamId) -> Self {
+        let sent = Sent { behind: start, ids: VecDeque::new() };
+        Self { start, rooms: Vec::new(), sent, entered: 0, inherited: Vec::new() }
+    }
+
+    /// From now on it is among those that early messages are delivered to; the last one was `early`.
+    pub(super) fn enter(&mut self, early: u64) {
+        self.entered = early;
+    }
+
+    pub(super) fn start(&self) -> StreamId {
+        self.start
+    }
+
+    pub(super) fn join(&mut self, rooms: &[Str], at: StreamId) {
+        for room in rooms {
+            if !self.rooms.iter().any(|span| span.room == *room && span.until.is_none()) {
+                self.rooms.push(Span { room: room.clone(), since: at, until: None });
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self, rooms: &[Str], at: StreamId) {
+        end_spans(&mut self.rooms, rooms, at);
+    }
+
+    /// Was sent an entry.
+    pub(super) fn sent(&mut self, id: StreamId) {
+        if self.sent.ids.len() == SENT {
+            self.sent.behind = self.sent.ids.pop_front().unwrap_or_default();
+        }
+        self.sent.ids.push_back(id);
+    }
+
+    /// Is this own message, which others had early, new to the socket? (It comes back from the log.)
+    pub(super) fn is_echo_new(&self, origin: &Origin) -> bool {
+        origin.number <= self.entered && !self.has(origin)
+    }
+
+    /// Has it got this message elsewhere, ahead of the log?
+    pub(super) fn has(&self, origin: &Origin) -> bool {
+        self.inherited.iter().any(|early| early.contains(origin))
+    }
+
+    /// Fills the part of a record that this knows. `at`: where the node is; it must have been asked before.
+    /// `early`: what the node delivered ahead of the log.
+    pub(super) fn record(&self, record: &mut Record, at: StreamId, early: Vec<Early>) {
+        record.start = self.start;
+        record.at = Some(at);
+        record.rooms.clone_from(&self.rooms);
+        record.sent = Some(self.sent.clone());
+        record.early.clone_from(&self.inherited);
+        record.early.extend(early.into_iter().filter_map(|early| {
+            let from = early.from.max(self.entered + 1);
+            (from <= early.to).then_some(Early { from, ..early })
+        }));
+    }
+}
+
+fn end_spans(spans: &mut Vec<Span>, rooms: &[Str], at: StreamId) {
+    for span in spans.iter_mut() {
+        if span.until.is_none() && rooms.contains(&span.room) {
+            span.until = Some(at);
+        }
+    }
+    let ended = spans.iter().filter(|span| span.until.is_some()).count();
+    let mut surplus = ended.saturating_sub(ENDED_SPANS);
+    // they stand in the order in which they began: the oldest go first
+    spans.retain(|span| {
+        let go = surplus > 0 && span.until.is_some();
+        surplus -= usize::from(go);
+        !go
+    });
+}
+
+/// What the client says it has got last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// Nothing.
+    Nothing,
+    Offset(Offset),
+    /// Something that is no offset (an application may overwrite it with its own `auth`).
+    Unreadable,
+}
+
+/// How much may be sent again to one client.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) events: usize,
+    pub(crate) bytes: usize,
+}
+
+/// An event to be sent again.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Missed {
+    pub(super) id: StreamId,
+    pub(super) args: Args,
+    pub(super) compress: bool,
+}
+
+/// Goes through the log from where the client stands.
+#[derive(Debug)]
+pub(super) struct Replay {
+    sid: Str,
+    start: StreamId,
+    /// The record holds up to here: changes of rooms in the log until here are in it.
+    at: StreamId,
+    rooms: Vec<Span>,
+    sent: Sent,
+    /// Early messages that took effect on the socket when it was connected.
+    applied: Vec<Early>,
+    /// Those of them that the client has got.
+    received: Vec<Early>,
+    /// Events behind this are sent again.
+    from: StreamId,
+    /// Where the way through the log stands.
+    passed: StreamId,
+    bounds: Bounds,
+    events: usize,
+    bytes: usize,
+}
+
+impl Replay {
+    /// `oldest`: what was before is forgotten. `head`: where this node is.
+    ///
+    /// # Errors
+    /// [`NotRecovered::Offset`], [`NotRecovered::History`].
+    pub(super) fn new(
+        record: &Record,
+        claim: Claim,
+        (oldest, head): (StreamId, Offset),
+        bounds: Bounds,
+    ) -> Result<Self, NotRecovered> {
+        let (from, offset) = begin(record, claim, head)?;
+        if from < oldest {
+            return Err(NotRecovered::History);
+        }
+        // What was done to the socket behind the record may be before what the client got last. (Records are
+        // written soon after such a change: one that is forgotten is in the record.)
+        let passed = record.at.map_or(from, |at| at.min(from).max(oldest));
+        let received = match offset {
+            Some(offset) => {
+                record.early.iter().filter_map(|early| early.received(offset)).collect()
+            }
+            None => Vec::new(),
+        };
+        Ok(Self {
+            sid: record.sid.clone(),
+            start: record.start,
+            at: record.at.unwrap_or(from),
+            rooms: record.rooms.clone(),
+            sent: record.sent.clone().unwrap_or(Sent { behind: from, ids: VecDeque::new() }),
+            applied: record.early.clone(),
+            received,
+            from,
+            passed,
+            bounds,
+            events: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Entries behind this are to be [`Self::step`]ped through.
+    pub(super) fn passed(&self) -> StreamId {
+        self.passed
+    }
+
+    /// The next entry of the namespace. Gives the event if it is to be sent again.
+    ///
+    /// # Errors
+    /// [`NotRecovered::Disconnected`], [`NotRecovered::TooMuch`].
+    pub(super) fn step(
+        &mut self,
+        past: &Past,
+        codec: Codec,
+    ) -> Result<Option<Missed>, NotRecovered> {
+        self.passed = past.id;
+        if !past.target().is_some_and(|target| self.is_meant(target, past.id)) {
+            return Ok(None);
+        }
+        let known = |list: &[Early]| {
+            past.origin
+                .as_ref()
+                .is_some_and(|origin| list.iter().any(|early| early.contains(origin)))
+        };
+        // decoding costs: not before it is known to be for this client
+        match past.decode(codec) {
+            Some(Message::Broadcast { args, flags, .. }) => {
+                let again = past.id > self.from
+                    && !flags.volatile
+                    && flags.ack.is_none()
+                    && !known(&self.received);
+                if !again {
+                    return Ok(None);
+                }
+                self.events += 1;
+                self.bytes += args.len_bytes();
+                if self.events > self.bounds.events || self.bytes > self.bounds.bytes {
+                    return Err(NotRecovered::TooMuch);
+                }
+                Ok(Some(Missed { id: past.id, args, compress: flags.compress }))
+            }
+            Some(message) if past.id > self.at && !known(&self.applied) => {
+                self.change(&message, past.id)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn change(&mut self, message: &Message, id: StreamId) -> Result<Option<Missed>, NotRecovered> {
+        match message {
+            Message::Join { rooms, .. } => {
+                for room in rooms.iter().filter(|room| **room != self.sid) {
+                    let later = self.rooms.iter().any(|span| {
+                        span.room == *room && span.until.is_none_or(|until| until >= id)
+                    });
+                    if !later {
+                        self.rooms.push(Span { room: room.clone(), since: id, until: None });
+                    }
+                }
+            }
+            Message::Leave { rooms, .. } => {
+                // what was joined after this entry stays joined
+                let before = |room: &&Str| {
+                    self.rooms.iter().any(|span| span.room == **room && span.since < id)
+                };
+                let rooms: Vec<Str> = rooms.iter().filter(before).cloned().collect();
+                end_spans(&mut self.rooms, &rooms, id);
+            }
+            Message::Disconnect { .. } => return Err(NotRecovered::Disconnected),
+            Message::Broadcast { .. } | Message::ServerSideEmit { .. } => {}
+        }
+        Ok(None)
+    }
+
+    fn is_meant(&self, target: &Target, id: StreamId) -> bool {
+        let is_in = |room: &Str| {
+            *room == self.sid
+                || self.rooms.iter().any(|span| {
+                    span.room == *room
+                        && span.since < id
+                        && span.until.is_none_or(|until| id <= until)
+                })
+        };
+        (target.rooms.is_empty() || target.rooms.iter().any(is_in))
+            && !target.except.iter().any(is_in)
+    }
+
+    /// Begins a session at `start`.
+    pub(super) fn fresh(sid: Str, start: StreamId, bounds: Bounds) -> Self {
+        Self {
+            sid,
+            start,
+            at: start,
+            rooms: Vec::new(),
+            sent: Sent { behind: start, ids: VecDeque::new() },
+            applied: Vec::new(),
+            received: Vec::new(),
+            from: start,
+            passed: start,
+            bounds,
+            events: 0,
+            bytes: 0,
+        }
+    }
+
+    /// What is remembered from now on, and the rooms that the socket is in.
+    pub(super) fn into_track(self) -> (Track, Vec<Str>) {
+        let joined = self.rooms.iter().filter(|span| span.until.is_none());
+        let rooms = joined.map(|span| span.room.clone()).collect();
+        let track = Track {
+            start: self.start,
+            rooms: self.rooms,
+            sent: self.sent,
+            entered: 0,
+            inherited: self.received,
+        };
+        (track, rooms)
+    }
+}
+
+/// Where to begin: everything for this client up to there it has got, or was never for it.
+fn begin(
+    record: &Record,
+    claim: Claim,
+    head: Offset,
+) -> Result<(StreamId, Option<Offset>), NotRecovered> {
+    let offset = match claim {
+        Claim::Offset(offset) if offset.id > head.id => return Err(NotRecovered::Offset),
+        // The client got nothing in this session: the offset is left over from an earlier one.
+        Claim::Offset(offset) if offset.id < record.start => None,
+        Claim::Offset(offset) => Some(offset),
+        Claim::Nothing => None,
+        Claim::Unreadable => {
+            // nobody knows what it has got, unless it cannot have got anything
+            let untouched = |sent: &Sent| sent.ids.is_empty() && sent.behind == record.start;
+            if !record.sent.as_ref().is_some_and(untouched) || !record.early.is_empty() {
+                return Err(NotRecovered::Offset);
+            }
+            None
+        }
+    };
+    // a session of Node's says nothing about where it stood
+    let Some(at) = record.at else {
+        return offset.map(|offset| (offset.id, Some(offset))).ok_or(NotRecovered::Offset);
+    };
+    let got = offset.map_or(record.start, |offset| offset.id);
+    let from = match &record.sent {
+        Some(sent) if got < at && got >= sent.behind => {
+            let next = sent.ids.iter().find(|id| **id > got);
+            next.map_or(at, |next| next.before().max(got))
+        }
+        _ => got,
+    };
+    Ok((from, offset))
+}
+
+/// Everything behind `replay` that is in `past`, and what of it is to be sent again.
+pub(super) fn step_all(
+    replay: &mut Replay,
+    past: Option<Vec<Arc<Past>>>,
+    codec: Codec,
+) -> Result<Vec<Missed>, NotRecovered> {
+    let mut missed = Vec::new();
+    for past in past.ok_or(NotRecovered::History)? {
+        missed.extend(replay.step(&past, codec)?);
+    }
+    Ok(missed)
+}
+
+#[cfg(test)]
+mod tests;
