@@ -377,6 +377,7 @@ label!(
         BadRequest,
         Forbidden,
         UnsupportedProtocolVersion,
+        Unavailable,
     ]
 );
 
@@ -388,6 +389,7 @@ fn handshake_error(error: HandshakeError) -> &'static str {
         HandshakeError::BadRequest => "bad_request",
         HandshakeError::Forbidden => "forbidden",
         HandshakeError::UnsupportedProtocolVersion => "unsupported_protocol_version",
+        HandshakeError::Unavailable => "unavailable",
     }
 }
 

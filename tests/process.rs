@@ -257,7 +257,7 @@ async fn a_server_that_drains_says_so_and_a_second_signal_ends_it_at_once() {
     assert_eq!(process.get("/healthz").await.0, 200);
     assert_eq!(process.get("/metrics").await.0, 200);
     let (status, _) = process.get("/socket.io/?EIO=4&transport=polling").await;
-    assert_eq!(status, 403);
+    assert_eq!(status, 503);
     let asked = Instant::now();
     process.signal("TERM").await;
     assert_eq!(process.ended().await.code(), Some(1));

@@ -52,6 +52,10 @@ pub struct Config {
     pub log: LogConfig,
     /// How long a shutdown may take before the sessions that are left are cut. Default: 10 s.
     pub shutdown_grace: Duration,
+    /// How long a shutdown spreads the closing of the sessions over, while there are other nodes to take
+    /// them; at most half of `shutdown_grace`, of which it is a part. Few sessions take less: one is closed every 10 ms at least.
+    /// Default: 5 s.
+    pub drain: Duration,
 }
 
 impl Default for Config {
@@ -65,6 +69,7 @@ impl Default for Config {
             redis: RedisConfig::default(),
             log: LogConfig::default(),
             shutdown_grace: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
         }
     }
 }

@@ -486,6 +486,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         "",
         "How long a shutdown may take before the sessions that are left are cut."
     ),
+    setting!(
+        "drain",
+        drain,
+        DURATION,
+        "",
+        "How long a shutdown spreads the closing of the sessions over, while there are other nodes."
+    ),
     Setting {
         name: "redis-url",
         placeholder: "URL",

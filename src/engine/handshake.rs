@@ -24,17 +24,21 @@ pub enum HandshakeError {
     Forbidden,
     /// 5: not `EIO=4`.
     UnsupportedProtocolVersion,
+    /// 6: the process takes no new sessions, for it is about to end. (Node has no such code: it stops to
+    /// listen. A balancer that retries on 503 finds another node.)
+    Unavailable,
 }
 
 impl HandshakeError {
     /// All of them, by code.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::TransportUnknown,
         Self::SessionUnknown,
         Self::BadHandshakeMethod,
         Self::BadRequest,
         Self::Forbidden,
         Self::UnsupportedProtocolVersion,
+        Self::Unavailable,
     ];
 
     /// The code on the wire.
@@ -51,6 +55,7 @@ impl HandshakeError {
             Self::BadRequest => "Bad request",
             Self::Forbidden => "Forbidden",
             Self::UnsupportedProtocolVersion => "Unsupported protocol version",
+            Self::Unavailable => "Server unavailable",
         }
     }
 }
@@ -58,7 +63,7 @@ impl HandshakeError {
 /// Why a client is turned away, with the text that it gets to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which of the six errors.
+    /// Which of the errors.
     pub error: HandshakeError,
     /// Replaces the error's own text (as the string of Node's `allowRequest` does).
     pub message: Option<String>,
@@ -197,6 +202,7 @@ mod tests {
                 (3, "Bad request"),
                 (4, "Forbidden"),
                 (5, "Unsupported protocol version"),
+                (6, "Server unavailable"), // ours
             ]
         );
     }

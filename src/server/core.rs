@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
+use rand::seq::SliceRandom as _;
 use tokio::sync::watch;
 
 use super::driver::{Driver, Upper};
@@ -94,7 +95,7 @@ impl Core {
     /// what does the application say?
     pub(crate) async fn admit(&self, handshake: &Arc<Handshake>) -> Result<(), Refusal> {
         if self.is_stopping() {
-            return Err(HandshakeError::Forbidden.into());
+            return Err(HandshakeError::Unavailable.into());
         }
         if !self.config.engine.origins.allows(handshake.origin(), handshake.header("host")) {
             return Err(HandshakeError::Forbidden.into());
@@ -103,7 +104,7 @@ impl Core {
             admit(handshake.clone()).await?;
         }
         if self.is_stopping() {
-            return Err(HandshakeError::Forbidden.into()); // the application took its time
+            return Err(HandshakeError::Unavailable.into()); // the application took its time
         }
         Ok(())
     }
@@ -225,9 +226,7 @@ impl Core {
     pub(crate) async fn close(&self) -> usize {
         self.stop();
         let deadline = tokio::time::Instant::now() + self.config.shutdown_grace;
-        for handle in self.registry.all() {
-            handle.mailbox.close(CloseReason::ServerShuttingDown);
-        }
+        self.drain().await;
         while self.is_busy() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(POLL_SHUTDOWN).await;
         }
@@ -236,6 +235,26 @@ impl Core {
         }
         self.advance(Phase::Closed);
         self.registry.len()
+    }
+
+    /// Closes the sessions, in random order and spread over `drain`, so that the other nodes do not get all of
+    /// their clients in one second. The transport is closed, never the namespace: official clients stay away
+    /// after a DISCONNECT. Without other nodes there is nobody to spare, and all end at once.
+    async fn drain(&self) {
+        let mut handles = self.registry.all();
+        handles.shuffle(&mut rand::rng());
+        let alone = self.config.redis.url.is_none();
+        let drain = self.config.drain.min(self.config.shutdown_grace / 2);
+        let ticks = if alone { 1 } else { drain.as_millis() / DRAIN_TICK.as_millis() };
+        let share = handles.len().div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX).max(1));
+        for some in handles.chunks(share.max(1)) {
+            for handle in some {
+                handle.mailbox.close(CloseReason::ServerShuttingDown);
+            }
+            if !alone {
+                tokio::time::sleep(DRAIN_TICK).await;
+            }
+        }
     }
 
     fn is_busy(&self) -> bool {
@@ -256,6 +275,9 @@ enum Phase {
     /// The listeners end.
     Closed,
 }
+
+/// How often a few sessions are closed while the node drains.
+const DRAIN_TICK: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// How often a shutdown looks whether all sessions have ended.
 const POLL_SHUTDOWN: std::time::Duration = std::time::Duration::from_millis(20);

@@ -224,7 +224,7 @@ async fn accept(core: &Core, connection: quinn::Connection) -> Result<(), String
     let handshake = Arc::new(handshake);
     if let Err(refusal) = core.admit(&handshake).await {
         core.refused(&refusal, peer);
-        request.refuse(StatusCode::FORBIDDEN).await;
+        request.refuse(crate::transport::http::status_of(&refusal)).await;
         return Err(refusal.message().to_owned());
     }
     // Some clients of draft 02 wait for this echo; it harms nobody.

@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::config::{Compression, Cookie, EngineConfig, OriginPolicy, SameSite};
 use crate::engine::Sid;
-use crate::engine::handshake::Refusal;
+use crate::engine::handshake::{HandshakeError, Refusal};
 
 /// The byte stream behind a WebSocket upgrade, without hyper around it where we know what it is.
 #[derive(Debug)]
@@ -218,24 +218,33 @@ pub(crate) fn empty(status: StatusCode) -> Response<Body> {
 }
 
 /// A refused HTTP request, as Node answers it (engine.io server.ts `abortRequest`): 403 for a forbidden
-/// one, else 400, and the error as JSON.
+/// one, else 400, and the error as JSON; 503 from a process that ends.
 pub(crate) fn refuse_request(refusal: &Refusal) -> Response<Body> {
-    use crate::engine::handshake::HandshakeError;
     let body = serde_json::json!({ "code": refusal.error.code(), "message": refusal.message() });
     let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = match refusal.error {
-        HandshakeError::Forbidden => StatusCode::FORBIDDEN,
-        _ => StatusCode::BAD_REQUEST,
-    };
+    *response.status_mut() = status_of(refusal);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
 }
 
-/// A refused WebSocket upgrade (engine.io server.ts `abortUpgrade`): always 400, the text as the body.
+/// The status of a refused request, or session.
+pub(crate) fn status_of(refusal: &Refusal) -> StatusCode {
+    match refusal.error {
+        HandshakeError::Forbidden => StatusCode::FORBIDDEN,
+        HandshakeError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// A refused WebSocket upgrade (engine.io server.ts `abortUpgrade`): always 400, the text as the body; 503
+/// from a process that ends.
 pub(crate) fn refuse_upgrade(refusal: &Refusal) -> Response<Body> {
     let mut response = Response::new(Body::from(refusal.message().to_owned()));
-    *response.status_mut() = StatusCode::BAD_REQUEST;
+    *response.status_mut() = match refusal.error {
+        HandshakeError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
