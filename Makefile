@@ -6,13 +6,14 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run cluster frontend test check setup clean
+.PHONY: help run cluster frontend test check bench setup clean
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
 	@echo "make cluster Redis and two nodes, on ports 3000 and 3001, that draw together"
 	@echo "make test    all tests: Rust, official clients, real browsers (installs what it needs)"
 	@echo "make check   formatting, lints, docs, licences"
+	@echo "make bench   servers side by side; writes docs/benchmark.md (BENCH=quick: minutes, writes nothing)"
 	@echo "PORT=8080 make run takes another port; the other settings are in docs/configuration.md"
 
 run: frontend
@@ -66,11 +67,28 @@ test: frontend setup
 
 check: frontend
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path bench/Cargo.toml --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) test --test tidy
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
 	scripts/cargo-deny
 
+# --- the benchmark, a package of its own: what it compares with is no business of the product's lock file
+
+# quick: a few minutes, for a look; full: what docs/benchmark.md shows, and it is written
+BENCH ?= full
+BENCH_FLAGS := $(if $(filter full,$(BENCH)),--document)
+
+bench/node/node_modules/.installed: bench/node/package.json bench/node/package-lock.json
+	cd bench/node && $(NPM) ci
+	@touch $@
+
+bench: bench/node/node_modules/.installed
+	scripts/debian-packages redis-server
+	cd bench && $(CARGO) build --release --locked --workspace
+	cd bench && ulimit -n $$(ulimit -Hn) && target/release/bench run --mode $(BENCH) $(BENCH_FLAGS)
+
 clean:
 	$(CARGO) clean
+	rm -rf bench/target bench/node/node_modules
 	rm -rf frontend/dist frontend/node_modules tests/*/node_modules

@@ -111,7 +111,7 @@ fn sources(places: &[&str], ends: &[&str]) -> Vec<Source> {
 }
 
 fn rust() -> Vec<Source> {
-    let found = sources(&["src", "tests", "examples", "benches"], &[".rs"]);
+    let found = sources(&["src", "tests", "examples", "bench"], &[".rs"]);
     assert!(found.len() > 50, "the files are not where this test looks");
     found
 }
@@ -335,7 +335,7 @@ fn no_file_knows_the_machine_it_was_written_on() {
         "src",
         "tests",
         "examples",
-        "benches",
+        "bench",
         "docs",
         "scripts",
         ".ci",

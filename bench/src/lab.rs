@@ -1,0 +1,128 @@
+//! What a run has at hand: the servers' programs, Redis, and how long and how large things are.
+
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::fleet::Transport;
+use crate::process::{Redis, Server};
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    Quicket,
+    Socketioxide,
+    Node,
+    Floor,
+    Wtransport,
+}
+
+impl Peer {
+    /// As tables name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Quicket => "Quicket",
+            Self::Socketioxide => "socketioxide",
+            Self::Node => "Node socket.io",
+            Self::Floor => "floor",
+            Self::Wtransport => "plain wtransport",
+        }
+    }
+
+    pub(crate) fn speaks(self, transport: Transport) -> bool {
+        match self {
+            Self::Quicket => true,
+            Self::Socketioxide | Self::Node => transport != Transport::Webtransport,
+            Self::Floor => transport == Transport::Websocket,
+            Self::Wtransport => transport == Transport::Webtransport,
+        }
+    }
+}
+
+/// How thorough a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// A few minutes, for a look; the figures are rough.
+    Quick,
+    /// What the docs show.
+    Full,
+}
+
+impl Mode {
+    /// Takes the first in a quick run and the second in a full one.
+    pub(crate) fn pick<T>(self, quick: T, full: T) -> T {
+        match self {
+            Self::Quick => quick,
+            Self::Full => full,
+        }
+    }
+
+    pub(crate) fn seconds(self, quick: u64, full: u64) -> Duration {
+        Duration::from_secs(self.pick(quick, full))
+    }
+}
+
+pub(crate) struct Lab {
+    pub(crate) mode: Mode,
+    /// How often each pair is measured.
+    pub(crate) rounds: usize,
+    /// Do the servers keep sessions for recovery?
+    pub(crate) recovery: bool,
+    /// Where the servers' programs are.
+    programs: PathBuf,
+    redis: OnceCell<Redis>,
+}
+
+impl Lab {
+    pub(crate) fn new(mode: Mode, rounds: Option<usize>, recovery: bool) -> Result<Self> {
+        let own = std::env::current_exe()?;
+        let programs = own.parent().context("a program is in a folder")?.to_owned();
+        let rounds = rounds.unwrap_or(mode.pick(2, 5));
+        Ok(Self { mode, rounds, recovery, programs, redis: OnceCell::new() })
+    }
+
+    pub(crate) fn start(&self, peer: Peer, redis_url: Option<&str>) -> Result<Server> {
+        let mut args: Vec<String> = Vec::new();
+        let mut program = self.programs.clone();
+        match peer {
+            Peer::Quicket => {
+                program.push("peer-quicket");
+                let fixed = "--port 0 --listen-address 127.0.0.1 --log-filter warn --max-payload 4M \
+                    --inbox-bytes 8M";
+                args.extend(fixed.split_whitespace().map(str::to_owned));
+                if self.recovery {
+                    args.extend(["--recovery".to_owned(), "2m".to_owned()]);
+                }
+            }
+            Peer::Node => {
+                program = PathBuf::from("node");
+                args.push(folder().join("node/server.mjs").display().to_string());
+                args.extend(self.recovery.then(|| "--recovery".to_owned()));
+            }
+            Peer::Socketioxide => program.push("peer-socketioxide"),
+            Peer::Floor => program.push("peer-floor"),
+            Peer::Wtransport => program.push("peer-wtransport"),
+        }
+        if let Some(url) = redis_url {
+            args.extend(["--redis-url".to_owned(), url.to_owned()]);
+        }
+        Server::start(&program, &args)
+    }
+
+    /// The Redis of this run, started when it is first wanted.
+    pub(crate) fn redis(&self) -> Result<&Redis> {
+        if let Some(redis) = self.redis.get() {
+            return Ok(redis);
+        }
+        let redis = Redis::start()?;
+        Ok(self.redis.get_or_init(|| redis))
+    }
+}
+
+/// `bench/` of the project.
+pub(crate) fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
