@@ -501,11 +501,19 @@ async fn append(
     writer: &Connection,
     stream: &str,
     max_len: u64,
-    batch: Vec<(u64, Fields)>,
+    mut batch: Vec<(u64, Fields)>,
 ) -> Result<Vec<StreamId>, Error> {
+    let cap = ("MAXLEN", "~", max_len as i64);
+    // One command is all or nothing by itself. `fred` writes each command of a transaction to the socket
+    // alone, so that one event would be three packets and twice the work.
+    if batch.len() == 1
+        && let Some((_, fields)) = batch.pop()
+    {
+        let id: String = writer.xadd(stream, false, cap, "*", fields).await?;
+        return Ok(vec![id.parse().map_err(|_| malformed())?]);
+    }
     let transaction = writer.multi();
     for (_, fields) in batch {
-        let cap = ("MAXLEN", "~", max_len as i64);
         let _: Value = transaction.xadd(stream, false, cap, "*", fields).await?;
     }
     let ids: Vec<String> = transaction.exec(true).await?;
