@@ -14,6 +14,8 @@ use crate::process::{Redis, Server};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
     Quicket,
+    /// Another build of it, named on the command line.
+    Baseline,
     Socketioxide,
     Node,
     Floor,
@@ -25,6 +27,7 @@ impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Quicket => "Quicket",
+            Self::Baseline => "Quicket, baseline",
             Self::Socketioxide => "socketioxide",
             Self::Node => "Node socket.io",
             Self::Floor => "floor",
@@ -32,9 +35,13 @@ impl Peer {
         }
     }
 
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Quicket | Self::Baseline)
+    }
+
     pub(crate) fn speaks(self, transport: Transport) -> bool {
         match self {
-            Self::Quicket => true,
+            Self::Quicket | Self::Baseline => true,
             Self::Socketioxide | Self::Node => transport != Transport::Webtransport,
             Self::Floor => transport == Transport::Websocket,
             Self::Wtransport => transport == Transport::Webtransport,
@@ -71,25 +78,48 @@ pub(crate) struct Lab {
     pub(crate) rounds: usize,
     /// Do the servers keep sessions for recovery?
     pub(crate) recovery: bool,
+    /// Another build of `peer-quicket`, to be compared with this one.
+    pub(crate) baseline: Option<PathBuf>,
+    /// Only these; empty: all.
+    pub(crate) peers: Vec<Peer>,
     /// Where the servers' programs are.
     programs: PathBuf,
     redis: OnceCell<Redis>,
 }
 
 impl Lab {
-    pub(crate) fn new(mode: Mode, rounds: Option<usize>, recovery: bool) -> Result<Self> {
+    pub(crate) fn new(mode: Mode, rounds: Option<usize>) -> Result<Self> {
         let own = std::env::current_exe()?;
         let programs = own.parent().context("a program is in a folder")?.to_owned();
         let rounds = rounds.unwrap_or(mode.pick(2, 5));
-        Ok(Self { mode, rounds, recovery, programs, redis: OnceCell::new() })
+        Ok(Self {
+            mode,
+            rounds,
+            recovery: false,
+            baseline: None,
+            peers: Vec::new(),
+            programs,
+            redis: OnceCell::new(),
+        })
+    }
+
+    /// Who of `peers` is wanted, the baseline with it.
+    pub(crate) fn chosen(&self, peers: &[Peer]) -> Vec<Peer> {
+        let mut all = peers.to_vec();
+        all.extend(self.baseline.as_ref().map(|_| Peer::Baseline));
+        all.retain(|peer| self.peers.is_empty() || self.peers.contains(peer));
+        all
     }
 
     pub(crate) fn start(&self, peer: Peer, redis_url: Option<&str>) -> Result<Server> {
         let mut args: Vec<String> = Vec::new();
         let mut program = self.programs.clone();
         match peer {
-            Peer::Quicket => {
-                program.push("peer-quicket");
+            Peer::Quicket | Peer::Baseline => {
+                match &self.baseline {
+                    Some(baseline) if peer == Peer::Baseline => program = baseline.clone(),
+                    _ => program.push("peer-quicket"),
+                }
                 let fixed = "--port 0 --listen-address 127.0.0.1 --log-filter warn --max-payload 4M \
                     --inbox-bytes 8M";
                 args.extend(fixed.split_whitespace().map(str::to_owned));

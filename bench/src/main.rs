@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::lab::{Lab, Mode, folder};
+use crate::lab::{Lab, Mode, Peer, folder};
 use crate::report::Results;
 
 #[derive(Parser)]
@@ -42,6 +42,12 @@ enum Command {
         /// Servers keep sessions for recovery
         #[arg(long)]
         recovery: bool,
+        /// Only these servers
+        #[arg(long, value_enum, value_delimiter = ',')]
+        peers: Vec<Peer>,
+        /// Another build of peer-quicket, measured beside this one
+        #[arg(long)]
+        baseline: Option<PathBuf>,
         /// Where results.json and the plots go; what is there of other workloads stays
         #[arg(long, default_value = "target/results")]
         out: PathBuf,
@@ -62,8 +68,9 @@ enum Command {
 
 fn main() -> Result<()> {
     match Args::parse().command {
-        Command::Run { mode, only, rounds, recovery, out, document } => {
-            let lab = Lab::new(mode, rounds, recovery)?;
+        Command::Run { mode, only, rounds, recovery, peers, baseline, out, document } => {
+            let mut lab = Lab::new(mode, rounds)?;
+            (lab.recovery, lab.peers, lab.baseline) = (recovery, peers, baseline);
             let name = mode.pick("quick", "full");
             let mut results = Results::new(name, lab.rounds);
             if let Ok(before) = Results::read(&out)
@@ -82,7 +89,7 @@ fn main() -> Result<()> {
         }
         Command::Report { out, document } => finish(&Results::read(&out)?, document, &out),
         Command::List => {
-            let lab = Lab::new(Mode::Quick, None, false)?;
+            let lab = Lab::new(Mode::Quick, None)?;
             for workload in workloads::all(&lab) {
                 println!("{:20} {}", workload.id, workload.title);
             }

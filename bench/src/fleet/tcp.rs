@@ -41,10 +41,19 @@ impl TcpFleet {
     fn read(&mut self, who: usize, pipe: usize, handler: &mut dyn Handler) {
         let Some(client) = self.clients[who].as_mut() else { return };
         let mut seat = Seat { who, handler, out: &mut self.out };
-        if let Err(why) = client.read(pipe, &mut self.buffer, &mut seat) {
-            seat.tell(Event::Closed(&why));
-            self.clients[who] = None;
+        let Err(why) = client.read(pipe, &mut self.buffer, &mut seat) else { return };
+        // a server may close a connection that was unused for a while, here that of the POSTs
+        if let Client::Polling(client) = client
+            && pipe == 1
+            && !client.posting
+            && let Ok(server) = client.host.parse()
+            && let Ok(post) = Pipe::connect(self.poll.registry(), server, Token(who * PIPES + 1))
+        {
+            client.post = post;
+            return;
         }
+        seat.tell(Event::Closed(&why));
+        self.clients[who] = None;
     }
 }
 
@@ -58,8 +67,14 @@ impl Fleet for TcpFleet {
             Transport::Polling => {
                 main.write(&polling::get(&host, None))?;
                 let post = Pipe::connect(registry, server, Token(who * PIPES + 1))?;
-                let (sid, queue) = (String::new(), Vec::new());
-                Client::Polling(Polling { host, sid, get: main, post, posting: false, queue })
+                Client::Polling(Polling {
+                    host,
+                    sid: String::new(),
+                    get: main,
+                    post,
+                    posting: false,
+                    queue: Vec::new(),
+                })
             }
             _ => {
                 main.write(&websocket::request(&host))?;

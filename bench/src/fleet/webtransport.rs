@@ -94,6 +94,7 @@ impl Fleet for QuicFleet {
 
     fn close(&mut self, who: usize) {
         if let Some(client) = self.clients[who].take() {
+            // it drops the connection, which says goodbye
             client.task.abort();
         }
     }
@@ -123,9 +124,12 @@ impl Fleet for QuicFleet {
 
 impl Drop for QuicFleet {
     fn drop(&mut self) {
-        self.endpoint.close(0u32.into(), b"");
-        // one turn of the runtime, so that the servers hear of it
-        self.runtime.block_on(tokio::time::sleep(Duration::from_millis(50)));
+        let endpoint = &self.endpoint;
+        self.runtime.block_on(async {
+            endpoint.close(0u32.into(), b"");
+            // so that the servers hear of it
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        });
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::lab::Peer;
 use crate::workloads::{Sample, Workload};
 
 mod doc;
@@ -48,18 +49,22 @@ pub(crate) struct Outcome {
     pub(crate) rounds: Vec<BTreeMap<String, Sample>>,
     /// Deliveries (or answers) of all rounds, each of which was checked.
     pub(crate) checked: u64,
+    /// Who did not do it right, and what happened: those runs have no figures.
+    #[serde(default)]
+    pub(crate) faults: Vec<String>,
 }
 
 impl Outcome {
-    pub(crate) fn new(workload: &Workload) -> Self {
+    pub(crate) fn new(workload: &Workload, peers: &[Peer]) -> Self {
         Self {
             id: workload.id.to_owned(),
-            title: workload.title.to_owned(),
+            title: workload.title.clone(),
             about: workload.about.clone(),
             metrics: workload.metrics.clone(),
-            servers: workload.peers.iter().map(|peer| peer.name().to_owned()).collect(),
+            servers: peers.iter().map(|peer| peer.name().to_owned()).collect(),
             rounds: Vec::new(),
             checked: 0,
+            faults: Vec::new(),
         }
     }
 

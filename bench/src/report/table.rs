@@ -40,6 +40,9 @@ pub(super) fn of_outcome(outcome: &Outcome) -> String {
     }
     writeln!(out, "\n{} deliveries, each checked.", thousands(outcome.checked))
         .expect("a string takes all");
+    for fault in &outcome.faults {
+        writeln!(out, "\n**Failed**: {fault}.").expect("a string takes all");
+    }
     out
 }
 

@@ -28,7 +28,7 @@ pub(crate) fn workloads(_: &Lab) -> Vec<Workload> {
     vec![
         Workload {
             id: "cluster-cost",
-            title: "Two nodes over Redis: CPU for each event",
+            title: "Two nodes over Redis: CPU for each event".to_owned(),
             about: format!(
                 "{RATE} events a second of 150 bytes, from 4 clients of one node to a room with one client \
                  on each node; then to a room of which the second node has nobody. Node: socket.io with \
@@ -42,22 +42,22 @@ pub(crate) fn workloads(_: &Lab) -> Vec<Workload> {
                 Metric::new("redis", "Redis itself", "µs"),
             ],
             peers: peers.clone(),
-            run: cost,
+            run: Box::new(cost),
         },
         Workload {
             id: "cluster-throughput",
-            title: "Two nodes over Redis: events a second",
+            title: "Two nodes over Redis: events a second".to_owned(),
             about: format!(
                 "2 clients on each node send to a room with one client on each, {WINDOW} events each under way \
                  at a time (a closed loop). Generator, both nodes and Redis share the machine."
             ),
             metrics: vec![Metric::new("events", "events through both nodes", "events/s").higher()],
             peers: peers.clone(),
-            run: throughput,
+            run: Box::new(throughput),
         },
         Workload {
             id: "cluster-delay",
-            title: "Two nodes over Redis: added delay",
+            title: "Two nodes over Redis: added delay".to_owned(),
             about: format!(
                 "{QUIET_RATE} events a second from one client to one other: both on a node without Redis, on \
                  two nodes, and both on one of two nodes (where Quicket's events come back from the stream, \
@@ -74,7 +74,7 @@ pub(crate) fn workloads(_: &Lab) -> Vec<Workload> {
                 Metric::new("added_p99", "p99", "ms"),
             ],
             peers,
-            run: delay,
+            run: Box::new(delay),
         },
     ]
 }
