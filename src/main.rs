@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 /// Runs until a signal; gives the number of sessions that did not end in time.
 async fn run(config: Config) -> Result<usize, ServeError> {
     let webtransport = config.engine.transports.webtransport;
-    let secure = config.tls.is_some();
+    let secure = config.tls.is_some() && config.listen.tls;
     let routes = app::page::routes(&config.engine.path);
     let server = Server::builder().config(config).routes(routes).build().await?;
     app::whiteboard::install(&server.of("/"));

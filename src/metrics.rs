@@ -56,6 +56,8 @@ pub struct Metrics {
     pub(crate) volatile_dropped: Counter,
     /// Outboxes that ran full; each ends its session as a slow consumer.
     pub(crate) outbox_overflows: Counter,
+    /// Bytes that wait for clients to read them; counted when somebody asks.
+    pub(crate) outbox_bytes: Gauge,
     /// Times that we stopped reading from a client because its handlers lag behind.
     pub(crate) inbox_pauses: Counter,
     /// Handlers that returned an error.
@@ -112,6 +114,7 @@ impl Metrics {
             deliveries: counter(r, "deliveries", "Events queued, one for each recipient"),
             volatile_dropped: counter(r, "volatile_dropped", "Volatile events dropped"),
             outbox_overflows: counter(r, "outbox_overflows", "Outboxes that ran full"),
+            outbox_bytes: gauge(r, "outbox_bytes", "Bytes that wait for clients to read them"),
             inbox_pauses: counter(r, "inbox_pauses", "Pauses in reading, for lagging handlers"),
             handler_errors: counter(r, "handler_errors", "Handlers that returned an error"),
             handler_panics: counter(r, "handler_panics", "Handlers that panicked"),
@@ -482,7 +485,7 @@ mod tests {
             bus_requests_lost_total bus_skipped_total bytes_received_total bytes_sent_total \
             certificate_not_after_seconds deliveries_total events_replayed_total handler_errors_total \
             handler_panics_total handshakes_refused_total http_requests_refused_total inbox_pauses_total \
-            outbox_overflows_total packets_received_total packets_sent_total peer_misbehaved_total \
+            outbox_bytes outbox_overflows_total packets_received_total packets_sent_total peer_misbehaved_total \
             pings_unanswered_total recoveries_refused_total recoveries_total sessions sessions_closed_total \
             sessions_fenced_total sessions_opened_total sockets \
             upgrades_total volatile_dropped_total";

@@ -213,6 +213,126 @@ async fn health_and_metrics_can_have_a_port_of_their_own() {
     assert_eq!(get(admin, "/socket.io/?EIO=4&transport=polling").await.0, 404);
 }
 
+/// A certificate for localhost, as files that are gone at the end.
+struct CertificateFiles(std::path::PathBuf);
+
+impl CertificateFiles {
+    fn make(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("quicket-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let status = std::process::Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+            ])
+            .args([
+                "-days",
+                "9",
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+                "subjectAltName=DNS:localhost",
+            ])
+            .args(["-keyout", "key.pem", "-out", "cert.pem"])
+            .current_dir(&folder)
+            .output();
+        assert!(status.unwrap().status.success());
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for CertificateFiles {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn behind_a_proxy_that_ends_tls_the_certificate_is_for_quic_alone() {
+    let files = CertificateFiles::make("behind-a-proxy");
+    let (cert, key) = (files.path("cert.pem"), files.path("key.pem"));
+    let environment = [
+        ("TLS_CERT", cert.as_str()),
+        ("TLS_KEY", key.as_str()),
+        ("TLS_TCP", "false"),
+        ("WEBTRANSPORT_PUBLIC_HOST", "quic.example.org"),
+        ("WEBTRANSPORT_PUBLIC_PORT", "443"),
+    ];
+    // its log says http, and its readiness is asked for without TLS
+    let process = Process::start(&[], &environment).await;
+    let (status, offer) = process.get("/webtransport.json").await;
+    assert_eq!(status, 200);
+    let offer: Value = serde_json::from_str(&offer).unwrap();
+    let expected = json!({ "host": "quic.example.org", "port": 443, "certificateHashes": [] });
+    assert_eq!(offer, expected, "the page verifies a chain, and dials where the balancer is");
+}
+
+#[tokio::test]
+async fn a_proxy_can_learn_the_sid_from_the_first_answer() {
+    let start = async |environment: &'static [(&'static str, &'static str)]| {
+        let process = Process::start(&[], environment).await;
+        let url = format!("http://{}/socket.io/?EIO=4&transport=polling", process.address);
+        let open = reqwest::get(&url).await.unwrap();
+        let header = |name: &str| Some(open.headers().get(name)?.to_str().unwrap().to_owned());
+        let named = header("x-quicket-sid");
+        let packet: Value = serde_json::from_str(&open.text().await.unwrap()[1..]).unwrap();
+        let sid = packet["sid"].as_str().unwrap().to_owned();
+        let next = reqwest::Client::new().post(format!("{url}&sid={sid}")).body("40").send().await;
+        assert!(next.unwrap().headers().get("x-quicket-sid").is_none(), "only the first");
+        (named, sid)
+    };
+    let (named, sid) = start(&[("SID_HEADER", "X-Quicket-Sid")]).await;
+    assert_eq!(named, Some(sid));
+    assert_eq!(start(&[]).await.0, None, "it is off, as in Node");
+}
+
+#[tokio::test]
+async fn the_server_id_of_a_balancer_comes_from_either_name() {
+    let aws = ("AWS_LBC_QUIC_SERVER_ID", "ASNFZ4mrze8=");
+    assert_eq!(output(&["--check-config"], &[aws]).await.0, 0);
+    let (code, _, stderr) =
+        output(&["--check-config"], &[("AWS_LBC_QUIC_SERVER_ID", "short")]).await;
+    assert_eq!(code, 64);
+    assert!(stderr.contains("AWS_LBC_QUIC_SERVER_ID"), "{stderr}");
+    let process = Process::start(&[], &[aws]).await;
+    let mut client = Client::open(process.address, TransportKind::WebTransport).await;
+    client.join("/").await;
+}
+
+#[tokio::test]
+async fn bytes_that_wait_for_clients_are_counted_when_somebody_asks() {
+    let process = Process::start(&[], &[]).await;
+    let waiting = async || {
+        let (_, metrics) = process.get("/metrics").await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("quicket_outbox_bytes "));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    let mut anna = Client::open(process.address, WebSocket).await;
+    anna.join("/").await;
+    assert_eq!(waiting().await, 0);
+    // a client that polls, but not now
+    let url = format!("http://{}/socket.io/?EIO=4&transport=polling", process.address);
+    let open = reqwest::get(&url).await.unwrap().text().await.unwrap();
+    let open: Value = serde_json::from_str(&open[1..]).unwrap();
+    let url = format!("{url}&sid={}", open["sid"].as_str().unwrap());
+    let joined = reqwest::Client::new().post(&url).body("40").send().await.unwrap();
+    assert_eq!(joined.status(), 200);
+    reqwest::get(&url).await.unwrap();
+    anna.emit(json!(["drawing", { "x0": 0, "y0": 0, "x1": 1, "y1": 1, "color": "red" }])).await;
+    within("the event waits", async { while waiting().await == 0 {} }).await;
+    reqwest::get(&url).await.unwrap();
+    assert_eq!(waiting().await, 0);
+}
+
 #[tokio::test]
 async fn a_signal_ends_every_client_in_the_way_of_its_transport() {
     for signal in ["TERM", "INT"] {

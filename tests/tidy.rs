@@ -271,7 +271,7 @@ const FORBIDDEN: &[(&[&str], &[&str])] = &[
         ],
     ),
     (
-        &["!src/transport/webtransport", "!src/server/quic.rs", "!src/transport/tls"],
+        &["!src/transport/webtransport", "!src/server/quic", "!src/transport/tls"],
         &["quinn::", "wtransport::"],
     ),
     (&["!src/transport/websocket"], &["soketto"]),

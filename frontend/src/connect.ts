@@ -19,7 +19,9 @@ import {
 
 /** The answer of `/webtransport.json`. */
 interface Offer {
-  /** The UDP port of the QUIC endpoint; the host is the page's own. */
+  /** Where UDP has an address of its own; without it, the page's own host. */
+  host?: string;
+  /** The UDP port of the QUIC endpoint. */
   port: number;
   /** SHA-256 of each acceptable certificate, in base64; empty when a public CA signed it. */
   certificateHashes: string[];
@@ -56,6 +58,7 @@ class OfferedWebTransport extends WebTransportTransport {
     this.opts = {
       ...this.opts,
       secure: true,
+      ...(offer.host === undefined ? {} : { hostname: offer.host }),
       port: offer.port,
       // What `new WebTransport()` gets as its options.
       transportOptions: { webtransport: sessionOptions(offer) },

@@ -3,7 +3,9 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Compression, LogFormat, OriginPolicy, Parser, SameSite, Transports};
+use http::HeaderName;
+
+use super::{Compression, LogFormat, OriginPolicy, Parser, SameSite, ServerId, Transports};
 
 /// A kind of value: how it is written.
 pub(super) struct Form<T> {
@@ -50,6 +52,27 @@ pub(super) const OFF_OR_PORT: Form<Option<u16>> = Form {
     right: "off or a port number from 0 to 65535",
     read: |text| off_or(text, digits),
     show: |port| show_off_or(port.as_ref(), u16::to_string),
+};
+
+pub(super) const OFF_OR_TEXT: Form<Option<String>> = Form {
+    placeholder: "off or TEXT",
+    right: "off or text",
+    read: |text| off_or(text, |text| Some(text.to_owned())),
+    show: |text| show_off_or(text.as_ref(), String::clone),
+};
+
+pub(super) const OFF_OR_HEADER: Form<Option<HeaderName>> = Form {
+    placeholder: "off or NAME",
+    right: "off, or the name of a header, such as x-quicket-sid",
+    read: |text| off_or(text, |text| text.parse().ok()),
+    show: |name| show_off_or(name.as_ref(), HeaderName::to_string),
+};
+
+pub(super) const OFF_OR_SERVER_ID: Form<Option<ServerId>> = Form {
+    placeholder: "off or ID",
+    right: "off, 16 hex digits, the base64 of 8 bytes, or a UUID",
+    read: |text| off_or(text, ServerId::parse),
+    show: |id| show_off_or(id.as_ref(), ServerId::to_string),
 };
 
 pub(super) const COUNT: Form<usize> =

@@ -14,9 +14,14 @@
 //! The binary reads the same tree from flags, environment and a file: [`Config::parse`]. Each part
 //! is handed to the module it is for, by value; nothing reads configuration from a global.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderName;
 
 mod check;
 mod flags;
@@ -85,11 +90,14 @@ pub struct Listen {
     /// A second TCP port for `/healthz`, `/readyz`, `/acceptz` and `/metrics`. Default: none, which
     /// means that they are served on the main port.
     pub admin_port: Option<u16>,
+    /// Does TCP speak HTTPS once there is a certificate ([`Config::tls`])? `false` is for a proxy
+    /// in front that ends TLS: the certificate is then for QUIC, which no proxy ends. Default: yes.
+    pub tls: bool,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), port: 3000, admin_port: None }
+        Self { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), port: 3000, admin_port: None, tls: true }
     }
 }
 
@@ -135,6 +143,9 @@ pub struct EngineConfig {
     /// A cookie with the session id in the first polling answer, for load balancers that route by
     /// it (Node: `cookie`). Default: none.
     pub cookie: Option<Cookie>,
+    /// Name of a response header that carries the session id in the first polling answer, in lower
+    /// case, for load balancers that learn it from there; no cookie is needed then. Default: none.
+    pub sid_header: Option<HeaderName>,
     /// Which web pages may connect, on every transport alike (Node: `cors.origin`, which does not
     /// bind WebSocket and WebTransport). Default: same origin.
     pub origins: OriginPolicy,
@@ -162,6 +173,7 @@ impl Default for EngineConfig {
             http_compression: Some(Compression::default()),
             per_message_deflate: None,
             cookie: None,
+            sid_header: None,
             origins: OriginPolicy::default(),
             cors_credentials: false,
             cors_max_age: None,
@@ -311,6 +323,15 @@ pub struct WebTransportConfig {
     /// QUIC handshakes under way above which a new one must first prove its address (a retry costs
     /// it one round trip); above four times as many, new ones are refused. Default: 1024.
     pub max_pending_handshakes: usize,
+    /// The host that pages are told to dial, where UDP has an address of its own. Default: none,
+    /// which means the page's own host.
+    pub public_host: Option<String>,
+    /// The UDP port that pages are told to dial, where a balancer maps it. Default: none, which
+    /// means the port that is bound.
+    pub public_port: Option<u16>,
+    /// What connection ids begin with, so that a load balancer can route a client whose address
+    /// changes to the process that has its connection. Default: none, connection ids are random.
+    pub server_id: Option<ServerId>,
 }
 
 impl Default for WebTransportConfig {
@@ -320,8 +341,44 @@ impl Default for WebTransportConfig {
             idle_timeout: Duration::from_secs(30),
             segmentation_offload: true,
             max_pending_handshakes: 1024,
+            public_host: None,
+            public_port: None,
+            server_id: None,
         }
     }
+}
+
+/// The server id of QUIC-LB (draft-ietf-quic-load-balancers-21, section 3), in the clear and of the
+/// 8 bytes that AWS's Network Load Balancer wants. It is no secret, and must differ between the
+/// processes behind one balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerId(pub [u8; 8]);
+
+impl ServerId {
+    /// Reads 16 hex digits (`0x` may stand in front), the base64 of 8 bytes (as AWS's controller
+    /// injects it), or a UUID (such as a pod's `metadata.uid`), of which the first half counts.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = match text.len() {
+            36 if uuid_dashes(text) => text.replace('-', ""),
+            18 => text.strip_prefix("0x")?.to_owned(),
+            16 => text.to_owned(),
+            _ => return STANDARD.decode(text).ok()?.try_into().ok().map(Self),
+        };
+        let plain = digits.bytes().all(|c| c.is_ascii_hexdigit());
+        let half = digits.get(..16).filter(|_| plain)?;
+        u64::from_str_radix(half, 16).ok().map(|id| Self(id.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
+/// Are the dashes, and only they, where a UUID has them?
+fn uuid_dashes(text: &str) -> bool {
+    text.bytes().enumerate().all(|(at, c)| (c == b'-') == matches!(at, 8 | 13 | 18 | 23))
 }
 
 /// What is logged, and how.

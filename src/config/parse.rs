@@ -84,6 +84,11 @@ fn parse(
     }
 }
 
+/// Names that something else gives to a setting's variable, and cannot be taught otherwise by whoever
+/// writes the manifest: AWS's load balancer controller puts its server id into the pod this way
+/// (`pkg/inject/quic`).
+const INJECTED: [(&str, &str); 1] = [("webtransport-server-id", "AWS_LBC_QUIC_SERVER_ID")];
+
 fn assemble(
     flags: &ArgMatches,
     env: &dyn Strings,
@@ -105,8 +110,12 @@ fn assemble(
             None => {}
         }
         let variable = setting.variable();
-        if let Some(text) = env.string(&variable).filter(|text| !text.is_empty()) {
-            given.push((format!("environment {variable}"), text));
+        // the weaker name first
+        let injected = INJECTED.iter().filter(|(name, _)| *name == setting.name);
+        for variable in injected.map(|(_, name)| *name).chain([variable.as_str()]) {
+            if let Some(text) = env.string(variable).filter(|text| !text.is_empty()) {
+                given.push((format!("environment {variable}"), text));
+            }
         }
         if let Some(text) = single(flags, setting.name, mistakes) {
             given.push((format!("flag --{}", setting.name), text));

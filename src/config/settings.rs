@@ -209,6 +209,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         },
         show: |config| config.tls.as_ref().map_or_else(String::new, |tls| show_path(&tls.key)),
     },
+    setting!(
+        "tls-tcp",
+        listen.tls,
+        SWITCH,
+        "",
+        "Is TCP HTTPS once there is a certificate? false: a proxy ends TLS, and the certificate is QUIC's alone."
+    ),
     setting!("socketio-path", engine.path, URL_PATH, "path", "URL path of the protocol."),
     setting!(
         "transports",
@@ -316,6 +323,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         OFF_OR_DURATION,
         "cookie.maxAge",
         "Life of the cookie (Node counts seconds); off: until the browser is closed."
+    ),
+    setting!(
+        "sid-header",
+        engine.sid_header,
+        OFF_OR_HEADER,
+        "",
+        "Name of a response header with the session id in the first polling answer, for proxies that learn it."
     ),
     setting!(
         "allowed-origins",
@@ -470,6 +484,27 @@ pub(super) const SETTINGS: &[Setting] = &[
         COUNT,
         "",
         "QUIC handshakes above which new ones must prove their address; above 4 times as many they are refused."
+    ),
+    setting!(
+        "webtransport-public-host",
+        webtransport.public_host,
+        OFF_OR_TEXT,
+        "",
+        "Host that pages are told for WebTransport; off: the one that they come from."
+    ),
+    setting!(
+        "webtransport-public-port",
+        webtransport.public_port,
+        OFF_OR_PORT,
+        "",
+        "UDP port that pages are told for WebTransport; off: the one that is bound."
+    ),
+    setting!(
+        "webtransport-server-id",
+        webtransport.server_id,
+        OFF_OR_SERVER_ID,
+        "",
+        "8 bytes by which a load balancer finds this process (QUIC-LB): hex digits, base64, or a UUID's first half."
     ),
     setting!(
         "log-filter",

@@ -31,6 +31,7 @@ fn every_setting_changes_its_own_place() {
         "polling,websocket,webtransport" => "polling",
         "/" | "/socket.io/" => "/x/",
         "" => "/etc/file.pem",
+        "off" if setting.name == "webtransport-server-id" => "0123456789abcdef",
         _ => "77",
     };
     let start = Config {
@@ -49,6 +50,39 @@ fn every_setting_changes_its_own_place() {
             .map(|each| each.name)
             .collect();
         assert_eq!(changed, [setting.name]);
+    }
+}
+
+#[test]
+fn a_server_id_is_read_in_every_form_it_is_given_in() {
+    let read = |text| by_name("webtransport-server-id").read_server_id(text);
+    for text in [
+        "0123456789abcdef",
+        "0123456789ABCDEF",
+        "0x0123456789abcdef",
+        "01234567-89ab-cdef-0011-223344556677", // a pod's uid
+        "ASNFZ4mrze8=",                         // as AWS's controller injects it
+    ] {
+        assert_eq!(read(text).as_deref(), Some("0123456789abcdef"), "{text}");
+    }
+    for text in [
+        "0123456789abcde",
+        "0123456789abcdeg",
+        "+123456789abcdef",
+        "0123456789abcdef01",
+        "0123456789ab-cdef-0011-223344556677-",
+        "01234567-89ab-cdef-0011-22334455667é",
+        "ASNFZ4mrze8",
+        "ASNFZ4mrzQ==",
+    ] {
+        assert_eq!(read(text), None, "{text}");
+    }
+}
+
+impl Setting {
+    fn read_server_id(&self, text: &str) -> Option<String> {
+        let mut config = Config::default();
+        (self.read)(&mut config, text).ok().map(|()| (self.show)(&config))
     }
 }
 

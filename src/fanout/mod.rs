@@ -98,6 +98,11 @@ impl Mailbox {
         }
     }
 
+    /// Bytes that wait.
+    pub(crate) fn outbox_bytes(&self) -> usize {
+        self.inner.lock().outbox.bytes()
+    }
+
     // --- the session's task only
 
     /// Registers the task for the next push, close or wake, and takes what was asked.

@@ -169,6 +169,11 @@ async fn open(
         let (name, value) = wire::set_cookie(cookie, session.sid);
         response.headers_mut().append(name, value);
     }
+    if let Some(name) = &core.config.engine.sid_header {
+        let value = http::HeaderValue::from_str(session.sid.as_str());
+        let value = value.expect("a sid is made of ASCII only");
+        response.headers_mut().insert(name.clone(), value);
+    }
     Ok(response)
 }
 

@@ -9,6 +9,7 @@ mod core;
 mod driver;
 mod listen;
 mod quic;
+mod quic_lb;
 mod raw;
 mod registry;
 
@@ -322,7 +323,7 @@ macro_rules! running {
 
             /// The metrics, as `/metrics` shows them.
             pub fn metrics(&self) -> &Metrics {
-                &self.0.core.metrics
+                self.0.core.sampled_metrics()
             }
         }
     };
@@ -361,7 +362,12 @@ impl Running {
                 };
                 let hashes: Vec<_> =
                     core.certificates.hashes().iter().map(|hash| STANDARD.encode(hash)).collect();
-                let body = serde_json::json!({ "port": port, "certificateHashes": hashes });
+                let settings = &core.config.webtransport;
+                let port = settings.public_port.unwrap_or(port);
+                let mut body = serde_json::json!({ "port": port, "certificateHashes": hashes });
+                if let Some(host) = &settings.public_host {
+                    body["host"] = host.as_str().into();
+                }
                 let headers = [
                     (header::CONTENT_TYPE, "application/json"),
                     (header::CACHE_CONTROL, "no-store"),
@@ -388,7 +394,10 @@ impl Running {
             .route(
                 "/metrics",
                 get(move || async move {
-                    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.metrics.render())
+                    (
+                        [(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)],
+                        metrics.sampled_metrics().render(),
+                    )
                 }),
             )
     }
@@ -421,7 +430,7 @@ impl Running {
         self.bind()?;
         let bound = self.bound.lock().take().ok_or(ServeError::AlreadyServing)?;
         let core = &self.core;
-        let tls = core.config.tls.is_some();
+        let tls = core.config.tls.is_some() && core.config.listen.tls;
         let tls = tls.then(|| TlsAcceptor::from(core.certificates.tcp_config()));
         let mut app = self.router().merge(self.routes.clone());
         let mut listeners: Vec<JoinHandle<()>> = Vec::new();

@@ -12,6 +12,7 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, Incoming, TokioRuntime, VarInt};
 
 use super::core::{Core, webtransport_handshake};
+use super::quic_lb::RoutableIds;
 use super::registry::Command;
 use crate::engine::handshake::{FirstPacket, HandshakeError};
 use crate::engine::packet::Packet;
@@ -48,12 +49,12 @@ impl Quic {
     /// Takes a bound socket.
     pub(crate) fn new(core: &Core, socket: UdpSocket) -> Result<Self, ServeError> {
         let config = server_config(core)?;
-        let endpoint = quinn::Endpoint::new(
-            EndpointConfig::default(),
-            Some(config),
-            socket,
-            Arc::new(TokioRuntime),
-        );
+        let mut endpoint_config = EndpointConfig::default();
+        if let Some(server_id) = core.config.webtransport.server_id {
+            endpoint_config.cid_generator(move || Box::new(RoutableIds(server_id)));
+        }
+        let endpoint =
+            quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(TokioRuntime));
         let endpoint = endpoint.map_err(|error| ServeError::Certificate(error.to_string()))?;
         Ok(Self { endpoint })
     }

@@ -169,6 +169,14 @@ impl Registry {
         self.len.load(Ordering::Relaxed)
     }
 
+    /// Bytes that wait for all clients.
+    pub(crate) fn outbox_bytes(&self) -> usize {
+        let of = |shard: &Shard| -> usize {
+            shard.lock().values().map(|handle| handle.mailbox.outbox_bytes()).sum()
+        };
+        self.shards.iter().map(of).sum()
+    }
+
     /// All sessions, in no order.
     pub(crate) fn all(&self) -> Vec<Arc<SessionHandle>> {
         self.shards

@@ -75,7 +75,7 @@ impl TestServer {
         Fut: Future<Output = Option<CloseReason>> + Send + 'static,
     {
         let config = Config {
-            listen: Listen { address: Ipv4Addr::LOCALHOST.into(), port: 0, admin_port: None },
+            listen: Listen { address: Ipv4Addr::LOCALHOST.into(), port: 0, ..Listen::default() },
             engine,
             shutdown_grace: Duration::from_secs(5),
             ..Config::default()
