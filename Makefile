@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run cluster frontend test check bench setup clean
+.PHONY: help run cluster frontend test test-manifests check bench setup clean
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
@@ -62,6 +62,12 @@ test: frontend setup
 	cd tests/interop && $(INTEROP) $(NODE_TEST)
 	$(CARGO) build --release --bin quicket
 	cd tests/browser && $(NODE_TEST)
+	$(MAKE) test-manifests
+
+# the overlays against schemas, each other and the server; see docs/kubernetes.md
+test-manifests:
+	$(CARGO) build --bin quicket
+	QUICKET=$(CURDIR)/target/debug/quicket $$(scripts/python-tools)/pytest -q -p no:cacheprovider tests/manifests
 
 # --- static checks
 
