@@ -3,7 +3,7 @@
 import { createServer } from "node:http";
 import { parseArgs } from "node:util";
 import { createAdapter } from "@socket.io/redis-streams-adapter";
-import { createClient } from "redis";
+import { createClient, createCluster } from "redis";
 import { Server } from "socket.io";
 
 const { values: flags } = parseArgs({
@@ -12,15 +12,22 @@ const { values: flags } = parseArgs({
     "allowed-origins": { type: "string", default: "*" },
     "redis-url": { type: "string" },
     "redis-stream-count": { type: "string", default: "1" },
+    "redis-sharded-pubsub": { type: "string", default: "false" },
   },
 });
 
-const redis = createClient({ url: flags["redis-url"] });
+const url = flags["redis-url"];
+const redis = url.startsWith("redis-cluster:")
+  ? createCluster({ rootNodes: [{ url: url.replace("redis-cluster:", "redis:") }] })
+  : createClient({ url });
 await redis.connect();
 const http = createServer();
 const io = new Server(http, {
   cors: { origin: flags["allowed-origins"] },
-  adapter: createAdapter(redis, { streamCount: Number(flags["redis-stream-count"]) }),
+  adapter: createAdapter(redis, {
+    streamCount: Number(flags["redis-stream-count"]),
+    useShardedPubSub: flags["redis-sharded-pubsub"] === "true",
+  }),
 });
 
 for (const name of ["/", "/notifications"]) {

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { createClient } from "redis";
+import { createClient, createCluster } from "redis";
 import { io } from "socket.io-client";
 
 const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
@@ -23,10 +23,10 @@ async function freePort() {
   return port;
 }
 
-async function startRedis() {
+async function startServer(flags = []) {
   const directory = await mkdtemp(join(tmpdir(), "quicket-redis-"));
   const port = await freePort();
-  const args = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+  const args = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", ...flags];
   const child = spawn(BINARY, args, { cwd: directory, stdio: "ignore" });
   const exited = new Promise((resolve) => child.once("exit", resolve));
   let failed;
@@ -43,16 +43,63 @@ async function startRedis() {
     if (failed) throw failed;
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
-  const client = createClient({ url: `redis://127.0.0.1:${port}` });
-  await client.connect();
   return {
-    url: `redis://127.0.0.1:${port}`,
-    client,
+    port,
     async stop() {
-      client.destroy();
       child.kill("SIGKILL");
       await exited;
       await rm(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+async function startRedis() {
+  const server = await startServer();
+  const url = `redis://127.0.0.1:${server.port}`;
+  const client = createClient({ url });
+  await client.connect();
+  return {
+    url,
+    client,
+    async stop() {
+      client.destroy();
+      await server.stop();
+    },
+  };
+}
+
+/** Three masters that share the slots. */
+async function startRedisCluster() {
+  const buses = await Promise.all([freePort(), freePort(), freePort()]);
+  const flags = (bus) => ["--cluster-enabled", "yes", "--cluster-port", `${bus}`];
+  const servers = await Promise.all(buses.map((bus) => startServer(flags(bus))));
+  const clients = servers.map(({ port }) => createClient({ url: `redis://127.0.0.1:${port}` }));
+  await Promise.all(clients.map((client) => client.connect()));
+  const bounds = [0, 5461, 10923, 16384];
+  for (const [at, client] of clients.entries()) {
+    await client.sendCommand(["CLUSTER", "SET-CONFIG-EPOCH", `${at + 1}`]);
+    await client.sendCommand(["CLUSTER", "ADDSLOTSRANGE", `${bounds[at]}`, `${bounds[at + 1] - 1}`]);
+  }
+  for (const at of [1, 2]) {
+    await clients[0].sendCommand(["CLUSTER", "MEET", "127.0.0.1", `${servers[at].port}`, `${buses[at]}`]);
+  }
+  const isWhole = async (client) => {
+    const info = await client.sendCommand(["CLUSTER", "INFO"]);
+    return info.includes("cluster_state:ok") && info.includes("cluster_known_nodes:3");
+  };
+  for (const client of clients) {
+    while (!(await isWhole(client))) await new Promise((resolve) => setTimeout(resolve, 20));
+    client.destroy();
+  }
+  const [{ port }] = servers;
+  const client = createCluster({ rootNodes: [{ url: `redis://127.0.0.1:${port}` }] });
+  await client.connect();
+  return {
+    url: `redis-cluster://127.0.0.1:${port}`,
+    client,
+    async stop() {
+      client.destroy();
+      await Promise.all(servers.map((server) => server.stop()));
     },
   };
 }
@@ -84,9 +131,9 @@ async function startNode(kind, name, flags) {
   };
 }
 
-/** Two nodes of ours and one of Node's over one Redis. */
-export async function startCluster(flags = []) {
-  const redis = await startRedis();
+/** Two nodes of ours and one of Node's over one Redis, or a Redis Cluster. */
+export async function startCluster(flags = [], { sharedOut = false } = {}) {
+  const redis = await (sharedOut ? startRedisCluster() : startRedis());
   const all = ["--redis-url", redis.url, ...flags];
   const nodes = await Promise.all([
     startNode("rust", "a", all),
