@@ -6,8 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::forms::{show_duration, show_size};
 use super::settings;
-use super::{Config, Cookie, Listen, OriginPolicy, SameSite, Transports, origin};
-use crate::cluster::redis::RedisAddress;
+use super::{Config, Cookie, Listen, OriginPolicy, RedisAddress, SameSite, Transports, origin};
 use crate::error::ConfigError;
 
 /// The longest wait. Browsers keep timers in 31 bits of milliseconds (24.8 days; longer ones fire

@@ -35,6 +35,7 @@ mod settings;
 pub use origin::OriginPolicy;
 pub use parse::{Command, Strings};
 pub use recovery::RecoveryConfig;
+pub(crate) use redis::RedisAddress;
 pub use redis::RedisConfig;
 
 /// Everything that can be configured.
@@ -58,8 +59,8 @@ pub struct Config {
     /// How long a shutdown may take before the sessions that are left are cut. Default: 10 s.
     pub shutdown_grace: Duration,
     /// How long a shutdown spreads the closing of the sessions over, while there are other nodes to take
-    /// them; at most half of `shutdown_grace`, of which it is a part. Few sessions take less: one is closed every 10 ms at least.
-    /// Default: 5 s.
+    /// them; at most half of `shutdown_grace`, of which it is a part. Few sessions take less: one is
+    /// closed every 10 ms at least. Default: 5 s.
     pub drain: Duration,
 }
 

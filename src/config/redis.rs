@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fred::types::config::Config as ClientConfig;
+
 /// The cluster over Redis Streams (`@socket.io/redis-streams-adapter` 0.3). All nodes, Node peers among
 /// them, must agree on names and counts.
 #[derive(Clone, PartialEq, Eq)]
@@ -72,5 +74,42 @@ impl fmt::Debug for RedisConfig {
             .field("stream_count", &self.stream_count)
             .field("channel_prefix", &self.channel_prefix)
             .finish_non_exhaustive()
+    }
+}
+
+/// A `redis-url` that was read.
+#[derive(Debug)]
+pub(crate) struct RedisAddress {
+    pub(crate) client: ClientConfig,
+    pub(crate) tls: bool,
+}
+
+impl RedisAddress {
+    /// # Errors
+    /// What the value must be.
+    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        // `fred` would load the system's authorities here, and fail for one that it cannot read.
+        let (plain, tls) = match scheme {
+            "redis" | "valkey" => ("redis", false),
+            "rediss" | "valkeys" => ("redis", true),
+            "redis-sentinel" | "valkey-sentinel" => ("redis-sentinel", false),
+            "rediss-sentinel" | "valkeys-sentinel" => ("redis-sentinel", true),
+            "redis-cluster" | "valkey-cluster" => ("redis-cluster", false),
+            "rediss-cluster" | "valkeys-cluster" => ("redis-cluster", true),
+            _ => {
+                return Err("a URL that begins with redis://, redis-sentinel:// or \
+                            redis-cluster://; with rediss for TLS"
+                    .to_owned());
+            }
+        };
+        let client = ClientConfig::from_url(&format!("{plain}://{rest}"))
+            .map_err(|error| format!("a {scheme}:// URL that can be read: {}", error.details()))?;
+        Ok(Self { client, tls })
+    }
+
+    /// Is the connection to be encrypted?
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls
     }
 }

@@ -1,6 +1,7 @@
 //! The table of settings, row by row.
 
 use super::*;
+use crate::config::Cookie;
 use proptest::prelude::*;
 
 #[test]

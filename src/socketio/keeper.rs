@@ -156,9 +156,9 @@ impl Keeper {
         };
         self.busy.store(sockets.len() + last.len(), Ordering::Release);
         let live = stream::iter(sockets).map(|socket| self.write_live(Socket(socket)));
-        let live = live.buffer_unordered(CONCURRENT).all(|fine| std::future::ready(fine)).await;
+        let live = all(live.buffer_unordered(CONCURRENT)).await;
         let last = stream::iter(last).map(|last| self.write_last(last));
-        let last = last.buffer_unordered(CONCURRENT).all(|fine| std::future::ready(fine)).await;
+        let last = all(last.buffer_unordered(CONCURRENT)).await;
         self.busy.store(0, Ordering::Release);
         live && last
     }
@@ -218,4 +218,9 @@ impl Keeper {
             turn = (turn + 1) % TURNS;
         }
     }
+}
+
+/// Did all go well? Waits for all of them, unlike `StreamExt::all`.
+async fn all(results: impl stream::Stream<Item = bool>) -> bool {
+    results.fold(true, |all, fine| std::future::ready(all && fine)).await
 }

@@ -14,44 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig as TlsClient, RootCertStore};
 
-use crate::config::RedisConfig;
-
-/// A `redis-url` that was read.
-#[derive(Debug)]
-pub(crate) struct RedisAddress {
-    client: ClientConfig,
-    tls: bool,
-}
-
-impl RedisAddress {
-    /// # Errors
-    /// What the value must be.
-    pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        let (scheme, rest) = url.split_once("://").unwrap_or_default();
-        // `fred` would load the system's authorities here, and fail for one that it cannot read.
-        let (plain, tls) = match scheme {
-            "redis" | "valkey" => ("redis", false),
-            "rediss" | "valkeys" => ("redis", true),
-            "redis-sentinel" | "valkey-sentinel" => ("redis-sentinel", false),
-            "rediss-sentinel" | "valkeys-sentinel" => ("redis-sentinel", true),
-            "redis-cluster" | "valkey-cluster" => ("redis-cluster", false),
-            "rediss-cluster" | "valkeys-cluster" => ("redis-cluster", true),
-            _ => {
-                return Err("a URL that begins with redis://, redis-sentinel:// or \
-                            redis-cluster://; with rediss for TLS"
-                    .to_owned());
-            }
-        };
-        let client = ClientConfig::from_url(&format!("{plain}://{rest}"))
-            .map_err(|error| format!("a {scheme}:// URL that can be read: {}", error.details()))?;
-        Ok(Self { client, tls })
-    }
-
-    /// Is the connection to be encrypted?
-    pub(crate) fn is_tls(&self) -> bool {
-        self.tls
-    }
-}
+use crate::config::{RedisAddress, RedisConfig};
 
 /// What connections are made from.
 pub(super) struct Access {

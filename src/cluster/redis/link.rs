@@ -222,8 +222,8 @@ impl Link {
 
     /// Says goodbye. Tasks that still hold the link find it dead.
     pub(super) async fn close(&self) {
-        let writers = self.writers.values().map(|writer| end(writer));
-        let subscribers = self.subscribers.values().map(|subscriber| end(subscriber));
+        let writers = self.writers.values().map(end);
+        let subscribers = self.subscribers.values().map(end);
         tokio::join!(join_all(writers), join_all(subscribers));
         self.others.values().for_each(|other| other.task.abort());
     }

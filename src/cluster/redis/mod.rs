@@ -31,7 +31,6 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::access::Access;
-pub(crate) use self::access::RedisAddress;
 use self::feed::{Feed, Late, Read};
 use self::past::{Delivered, NODE_CHARS, bytes_of, origin_of, remembered, remembered_message};
 use self::requests::Requests;

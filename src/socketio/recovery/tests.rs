@@ -56,7 +56,7 @@ fn replay(
     claim: Claim,
     log: &[Past],
 ) -> Result<(Vec<u64>, Vec<String>), NotRecovered> {
-    let head = log.last().map_or(id(1_000), |past| past.id);
+    let head = log.last().map_or_else(|| id(1_000), |past| past.id);
     let mut replay = Replay::new(record, claim, (id(0), head.into()), BOUNDS)?;
     let mut missed = Vec::new();
     for past in log.iter().filter(|past| past.id > replay.passed()).collect::<Vec<_>>() {
@@ -385,7 +385,7 @@ proptest! {
                 snapshot = record_of(&track, log.len() as u64);
             }
         }
-        let claim = match sent.get(..got).map(<[u64]>::last).unwrap_or(sent.last()) {
+        let claim = match sent.get(..got).map(<[u64]>::last).unwrap_or_else(|| sent.last()) {
             Some(last) => offset(*last),
             None => Claim::Nothing,
         };
