@@ -60,9 +60,9 @@ pub use self::metrics::Metrics;
 pub use self::server::{Builder, EngineServer, EngineSocket, ForEngine, ForSocketIo, Server};
 pub use self::socketio::packet::{Args, Payload};
 pub use self::socketio::{
-    Ack, Answers, Auth, Broadcast, ConnectError, DynamicNamespace, Event, EventHandler, Fetched,
-    FromArgs, HandlerError, HandlerFuture, IntoRooms, Namespace, Outcome, RemoteSocket, Sender,
-    ServerAck, Socket,
+    Ack, Answers, Auth, Broadcast, ConnectError, Delivery, DynamicNamespace, Event, EventHandler,
+    Fetched, FromArgs, HandlerError, HandlerFuture, IntoRooms, Namespace, Outcome, RemoteSocket,
+    Sender, ServerAck, Socket,
 };
 
 /// The README's application compiles.

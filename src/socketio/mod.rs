@@ -26,6 +26,7 @@ mod rooms;
 mod sender;
 mod server_side;
 mod socket;
+mod tap;
 mod worker;
 
 use std::collections::HashMap;
@@ -49,6 +50,7 @@ pub use self::room_names::IntoRooms;
 pub use self::sender::Sender;
 pub use self::server_side::ServerAck;
 pub use self::socket::Socket;
+pub use self::tap::Delivery;
 use crate::cluster::Bus;
 use crate::config::SocketIoConfig;
 use crate::engine::packet::Str;

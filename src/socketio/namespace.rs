@@ -21,6 +21,7 @@ use super::room_names::IntoRooms;
 use super::rooms::Rooms;
 use super::server_side::ServerSide;
 use super::socket::Socket;
+use super::tap::Tap;
 use crate::cluster::history::{At, Offset, Way};
 use crate::cluster::message::{Flags, Message, Reply, Request, Target};
 use crate::cluster::session::Record;
@@ -50,6 +51,7 @@ pub(crate) struct Inner {
     this: Weak<Self>,
     gate: RwLock<Gate>,
     pub(super) server_side: ServerSide,
+    pub(super) tap: Tap,
     /// Did a client's wish make it? Then it may go when the last socket has left.
     pub(crate) is_child: bool,
     /// Ack ids are counted for the whole namespace, as in Node, so that a broadcast has one for all.
@@ -252,6 +254,7 @@ impl Inner {
             sessions: Mutex::default(),
             this: weak.clone(),
             server_side: ServerSide::default(),
+            tap: Tap::default(),
             is_child: parent.is_some(),
             gate: RwLock::new(parent.unwrap_or_default()),
             ack_ids: AtomicU64::new(0),
@@ -449,7 +452,12 @@ impl Replica for Inner {
         }
         let id = self.keeper.as_ref().map(|_| at.offset.id);
         match message {
-            Message::Broadcast { args, target, flags } => self.fan_out(at, args, target, *flags),
+            Message::Broadcast { args, target, flags } => {
+                if at.way != Way::Echo {
+                    self.tap.tell(args, target);
+                }
+                self.fan_out(at, args, target, *flags);
+            }
             Message::Join { target, rooms } => {
                 for socket in self.touched(at, target) {
                     socket.join_at(rooms, id);
@@ -482,7 +490,7 @@ impl Replica for Inner {
     }
 
     fn addresses(&self, target: &Target) -> bool {
-        self.rooms.lock().may_have(target)
+        self.tap.is_used() || self.rooms.lock().may_have(target)
     }
 
     fn answer(&self, request: &Request, replies: mpsc::UnboundedSender<Reply>) {

@@ -1,5 +1,6 @@
 //! What an application sees is the same on one node and across nodes.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ on_one_and_two_nodes!(
     binary_arrives_as_it_was_sent,
     a_local_broadcast_stays_on_its_node,
     namespaces_are_apart,
+    who_follows_sees_what_is_broadcast_before_its_sockets_do,
 );
 
 async fn rooms_and_exceptions_choose_who_gets_an_event(nodes: Nodes) {
@@ -245,4 +247,36 @@ async fn namespaces_are_apart(nodes: Nodes) {
     other.expect(r#"42/other,["other"]"#).await;
     main.expect(r#"42["main"]"#).await;
     assert_eq!(nodes.here().server.of("/other").fetch_sockets().await.sockets.len(), 1);
+}
+
+async fn who_follows_sees_what_is_broadcast_before_its_sockets_do(nodes: Nodes) {
+    let (mut client, socket) = joined(nodes.there()).await;
+    socket.join("x");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let keep = seen.clone();
+    nodes.there().server.of("/").on_broadcast(move |delivery| {
+        let n: u32 = delivery.args().decode().unwrap();
+        keep.lock().unwrap().push((delivery.rooms().to_vec(), delivery.event().to_owned(), n));
+    });
+    // also what no socket there is meant by, and what its own socket says
+    let here = nodes.here().server.of("/");
+    here.to("nobody").emit("a", &1).await.unwrap();
+    here.to(["x", "y"]).emit("b", &2).await.unwrap();
+    let _ = client.event().await;
+    socket.to("x").emit("c", &3).await.unwrap();
+    // neither of these is a broadcast of the cluster
+    nodes.there().server.of("/").local().emit("local", &4).await.unwrap();
+    socket.emit("one", &5).await.unwrap();
+    here.emit("end", &6).await.unwrap();
+    while client.event().await[0] != "end" {}
+    let seen = seen.lock().unwrap();
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|(rooms, event, n)| {
+            let rooms: Vec<&str> = rooms.iter().map(|room| room.as_str()).collect();
+            (rooms.join(" "), event.as_str(), *n)
+        })
+        .collect();
+    let expected = [("nobody", "a", 1), ("x y", "b", 2), ("x", "c", 3), ("", "end", 6)];
+    assert_eq!(seen, expected.map(|(rooms, event, n)| (rooms.to_owned(), event, n)));
 }
