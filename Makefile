@@ -58,6 +58,7 @@ NODE_TEST := node --test --test-reporter=spec
 
 test: frontend setup
 	$(CARGO) test --no-fail-fast
+	cd frontend && $(NPM) test
 	$(CARGO) build --examples
 	cd tests/interop && $(INTEROP) $(NODE_TEST)
 	$(CARGO) build --release --bin quicket

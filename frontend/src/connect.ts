@@ -1,121 +1,105 @@
 /**
- * How the page reaches its server: WebTransport first, then WebSocket, then HTTP long-polling.
+ * Socket.IO over the best transport that this network lets through, without a wait for those it does not.
  *
- * The official client does all of it. Two things are added to its WebTransport, in a subclass:
+ * On top of the official client, for any Socket.IO application:
  *
- * 1. *What the server offers is asked anew for every attempt*, from `/webtransport.json`. A server
- *    without a certificate of its own makes one for QUIC, and a restarted one makes another, so
- *    hashes that were right at page load would fail each later reconnection. (The manager's
- *    `reconnect_attempt` would be too late: it fires in the same tick as the attempt.)
- * 2. *A deadline.* Where UDP is dropped, Chromium gives up after 10 s and Firefox after 30 s.
+ * ```ts
+ * import { connect } from "./connect.js";
+ * const socket = connect("https://example.org", { auth: { token } });
+ * ```
+ *
+ * or, with a call of `io()` that is there already, `io(url, { transports: transports() })`.
+ *
+ * 1. WebTransport starts. It has a head start of 250 ms (more on a slow network, where the time of the
+ *    offer's answer tells what a round trip takes) and a deadline.
+ * 2. WebSocket starts when WebTransport has failed or its head start is over, HTTP long-polling
+ *    likewise 500 ms after WebSocket. The first whose handshake comes back is used; the others are closed.
+ * 3. What failed is remembered, for a minute at first, then for ten, and tried last meanwhile; see `connect/memory.ts` for what
+ *    a browser can know about its network.
+ * 4. A connection stays on its transport. If WebSocket won and WebTransport would have worked, the next
+ *    *reconnection* starts there. Only long-polling upgrades to WebSocket under way, by the official
+ *    client's own upgrade.
+ *
+ * Everything above the transport is the official client's: reconnection and its back-off, `auth`,
+ * connection state recovery, acknowledgements, `connect_error`.
  */
 import {
   io,
+  type ManagerOptions,
   type Socket,
+  type SocketOptions,
   WebSocket as WebSocketTransport,
-  WebTransport as WebTransportTransport,
   XHR as PollingTransport,
 } from "socket.io-client";
+import { Memory } from "./connect/memory.js";
+import { Race, type RaceConfig, type RaceEvent, type TransportName } from "./connect/race.js";
+import { OfferedWebTransport, type OfferSource } from "./connect/webtransport.js";
 
-/** The answer of `/webtransport.json`. */
-interface Offer {
-  /** Where UDP has an address of its own; without it, the page's own host. */
-  host?: string;
-  /** The UDP port of the QUIC endpoint. */
-  port: number;
-  /** SHA-256 of each acceptable certificate, in base64; empty when a public CA signed it. */
-  certificateHashes: string[];
+export { forgetNetworks } from "./connect/memory.js";
+export type { RaceEvent, TransportName } from "./connect/race.js";
+export type { Offer, OfferSource } from "./connect/webtransport.js";
+
+/** All of it may be left out. Times are in ms. */
+export interface RaceOptions {
+  /** What may be tried, best first. Default: WebTransport, WebSocket, long-polling. */
+  order?: readonly TransportName[];
+  /** How long each may take before the next one starts. Default: 250, 500, 1500. */
+  headStart?: Partial<Record<TransportName, number>>;
+  /** How long WebTransport may take in all, from dialling to the first packet. Default: 5000. */
+  deadline?: number;
+  /** How long a network's behaviour is remembered; 0: not at all. Default: 10 minutes. */
+  remember?: number;
+  /** Where to ask about WebTransport. Default: `/webtransport.json` of the server. */
+  offer?: OfferSource;
+  /** Is told what happens in each race. */
+  watch?: (event: RaceEvent) => void;
 }
 
-const OFFER_URL = "/webtransport.json";
-/** For the answer about WebTransport, in ms. A server slower than this has other worries. */
-const OFFER_DEADLINE = 3_000;
-/**
- * From dialling to the server's first packet, in ms. That takes four round trips, so a network
- * with 300 ms of delay still gets WebTransport, and a network without UDP costs 1.5 s once.
- */
-const HANDSHAKE_DEADLINE = 1_500;
+const ORDER: readonly TransportName[] = ["webtransport", "websocket", "polling"];
+const HEAD_START = { webtransport: 250, websocket: 500, polling: 1_500 };
+const DEADLINE = 5_000;
+const REMEMBER = 10 * 60_000;
+const OFFER = "/webtransport.json";
 
-class OfferedWebTransport extends WebTransportTransport {
-  #deadline: ReturnType<typeof setTimeout> | undefined;
-
-  protected override doOpen(): this {
-    fetchOffer().then(
-      (offer) => this.#dial(offer),
-      (error: unknown) => this.#fail("webtransport not offered", error),
-    );
-    return this;
-  }
-
-  protected override doClose(): void {
-    clearTimeout(this.#deadline);
-    super.doClose();
-  }
-
-  #dial(offer: Offer): void {
-    // Closed while the question was under way.
-    if (this.readyState !== "opening") return;
-    this.opts = {
-      ...this.opts,
-      secure: true,
-      ...(offer.host === undefined ? {} : { hostname: offer.host }),
-      port: offer.port,
-      // What `new WebTransport()` gets as its options.
-      transportOptions: { webtransport: sessionOptions(offer) },
-    };
-    this.#deadline = setTimeout(
-      () => this.#fail("webtransport timeout", `no answer within ${HANDSHAKE_DEADLINE} ms`),
-      HANDSHAKE_DEADLINE,
-    );
-    this.once("packet", () => clearTimeout(this.#deadline));
-    super.doOpen();
-  }
-
-  #fail(reason: string, description: unknown): void {
-    if (this.readyState !== "opening" && this.readyState !== "open") return;
-    // First the error, which makes the client go on to the next transport and stop listening here.
-    this.onError(reason, description);
-    this.close();
-  }
-}
-
-/** Rejects when the server offers no WebTransport (404), or cannot be asked. */
-async function fetchOffer(): Promise<Offer> {
-  if (!("WebTransport" in globalThis)) throw new Error("this browser has no WebTransport");
-  const signal = AbortSignal.timeout(OFFER_DEADLINE);
-  const response = await fetch(OFFER_URL, { cache: "no-store", signal });
-  if (!response.ok) throw new Error(`${OFFER_URL}: HTTP ${response.status}`);
-  return (await response.json()) as Offer;
-}
-
-function sessionOptions(offer: Offer): object {
-  // Browsers take hashes only for short-lived certificates, so none are named for a CA's.
-  if (offer.certificateHashes.length === 0) return {};
-  return {
-    serverCertificateHashes: offer.certificateHashes.map((hash) => ({
-      algorithm: "sha-256",
-      value: Uint8Array.from(atob(hash), (char) => char.charCodeAt(0)),
-    })),
+/** For the `transports` option of the official client. */
+export function transports(options: RaceOptions = {}): (typeof WebSocketTransport)[] {
+  const { deadline = DEADLINE, remember = REMEMBER, offer = OFFER, watch } = options;
+  const order = options.order ?? ORDER;
+  const config: RaceConfig = {
+    // Browsers offer WebTransport to secure pages only.
+    order: order.filter((name) => name !== "webtransport" || "WebTransport" in globalThis),
+    create: {
+      webtransport: (opts) => new OfferedWebTransport(opts, offer, deadline),
+      websocket: (opts) => new WebSocketTransport(opts),
+      polling: (opts) => new PollingTransport(opts),
+    },
+    headStart: { ...HEAD_START, ...options.headStart },
+    memory: ({ hostname, port }) => new Memory(`${hostname}:${port}`, remember),
+    watch,
   };
+  return raced(config);
 }
 
-/** In the order in which they are tried. */
-const TRANSPORTS = {
-  webtransport: OfferedWebTransport,
-  websocket: WebSocketTransport,
-  polling: PollingTransport,
-};
+/** The transports of a configuration, in the form in which Engine.IO takes them. */
+export function raced(config: RaceConfig): (typeof WebSocketTransport)[] {
+  const race = class extends Race {
+    constructor(options: ConstructorParameters<typeof Race>[0]) {
+      super(options, config);
+    }
+  };
+  // The second is not for opening, but for upgrading: long-polling finds it by its name.
+  const upgrade = config.order.includes("polling") && config.order.includes("websocket");
+  const classes = upgrade ? [race, WebSocketTransport] : [race];
+  // Engine.IO makes no difference between its own classes and others; its types do.
+  return classes as unknown as (typeof WebSocketTransport)[];
+}
 
-/**
- * Connects to the page's own server.
- *
- * @param forced - only this transport (`?transport=`), for tests and comparisons. An unknown name
- *   forces nothing.
- */
-export function connect(forced: string | null): Socket {
-  const one = Object.entries(TRANSPORTS).find(([name]) => name === forced);
-  return io({
-    transports: one ? [one[1]] : Object.values(TRANSPORTS),
-    tryAllTransports: true,
-  });
+/** `io()` of the official client, with the transports raced. `options.race` says how. */
+export function connect(
+  url?: string,
+  options: Partial<ManagerOptions & SocketOptions> & { race?: RaceOptions } = {},
+): Socket {
+  const { race, ...rest } = options;
+  const opts = { ...rest, transports: transports(race) };
+  return url === undefined ? io(opts) : io(url, opts);
 }

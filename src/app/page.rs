@@ -20,11 +20,12 @@ const CONTENT_SECURITY_POLICY: &str =
 /// Vite puts a hash of the content into these names.
 const HASHED: &str = "assets/";
 
-/// The page at `/`, and the client's bundles under the server's `path` (`/socket.io/socket.io.js`, as
+/// The page at `/` and `/b/<board>`, and the client's bundles under the server's `path` (`/socket.io/socket.io.js`, as
 /// Node's `serveClient`).
 pub(crate) fn routes(path: &str) -> Router {
     let mut router = Router::new()
         .route("/", get(|headers: HeaderMap| async move { file("index.html", &headers) }))
+        .route("/b/{board}", get(|headers: HeaderMap| async move { file("index.html", &headers) }))
         .route(
             "/{*file}",
             get(

@@ -1,72 +1,259 @@
-//! The shared whiteboard: Socket.IO's own example, with the colour kept on the server.
+//! The shared whiteboard: boards by name, kept as long as they fit, on every node that shows them.
+//!
+//! A client names its board in `auth`: `{board, key}`. The key is the client's secret; its hash is the
+//! author's name, so that nobody erases what somebody else has drawn.
 //!
 //! | event | from | to |
 //! |---|---|---|
-//! | `drawing {x0,y0,x1,y1,color?}` | a client | everyone else, with the sender's colour if it brought none |
-//! | `colorUpdate {color}` | a client | kept in `socket.data` |
+//! | `board {epoch, strokes, author}` | the server, first of all | who has just connected |
+//! | `draw` ([`Chunk`]) | a client | everyone else; answered with `{have}` (how much is known) or `{refused}` |
+//! | `erase` ([`Erasure`]) | a client | everyone else; answered when accepted |
+//! | `cursor [x, y, colour]` or `null` | a client, volatile | all, gathered in `cursors`, volatile |
+//! | `people count` | the server | everyone at the board, whenever it changes |
+//! | `rtt` | a client | answered at once |
+//!
+//! Draws and erasures go through the cluster's ordered log. Every node sees them there
+//! ([`Namespace::on_broadcast`]) and folds them into its own copy of the boards, which is what latecomers
+//! get. A node to which a board is new asks the others. Cursors and counts do not need that: they take
+//! the ephemeral way, at a bounded rate.
 
-use quicket::{DataError, EmitError, Namespace, Socket};
+mod board;
+mod people;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
+use quicket::{Ack, Delivery, EmitError, Namespace, ServerAck, Socket};
 use serde::{Deserialize, Serialize};
-use serde_json::Number;
+use sha2::{Digest as _, Sha256};
 
-/// One stroke; coordinates are fractions of the board.
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    x0: Number,
-    y0: Number,
-    x1: Number,
-    y1: Number,
-    color: Option<Color>,
-}
+use self::board::{Boards, Change, Chunk, Erasure, Snapshot};
+use self::people::People;
 
-/// A CSS colour. Longer ones than any that CSS knows are refused, for every stroke carries it on.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String")]
-struct Color(String);
-
-const COLOR_MAX_BYTES: usize = 64;
-
-impl TryFrom<String> for Color {
-    type Error = &'static str;
-
-    fn try_from(color: String) -> Result<Self, Self::Error> {
-        match color.len() {
-            ..=COLOR_MAX_BYTES => Ok(Self(color)),
-            _ => Err("the colour is too long"),
-        }
-    }
-}
-
-/// What is kept of each socket, and the body of `colorUpdate`.
-#[derive(Debug, Serialize, Deserialize)]
-struct Pen {
-    color: Color,
-}
+/// The board of those who name none.
+const LOBBY: &str = "lobby";
+const MAX_NAME_BYTES: usize = 64;
+const MAX_KEY_BYTES: usize = 64;
+/// Bytes of a hash that make an author's name.
+const AUTHOR_BYTES: usize = 9;
+/// Strokes of one client that may be under way at once: fingers, and what it sends again.
+const STROKES_UNDER_WAY: usize = 64;
+const ROOM: &str = "board:";
+const ASK: &str = "whiteboard:board";
 
 /// Puts the whiteboard on a namespace.
-pub(crate) fn install(board: &Namespace) {
-    board.on_connect(|socket| async move {
-        socket.on("drawing", draw);
-        socket.on("colorUpdate", pick);
-        socket.set_data(Pen { color: Color("black".into()) })
+pub(crate) fn install(namespace: &Namespace) {
+    let app = Arc::new(App {
+        namespace: namespace.clone(),
+        boards: Mutex::default(),
+        people: People::start(namespace),
+    });
+    namespace.middleware(async |socket: Socket, _| Seat::of(&socket).map(drop));
+    let this = app.clone();
+    namespace.on_broadcast(move |delivery| this.follow(delivery));
+    let this = app.clone();
+    namespace.on_server_side(ASK, move |name: String, ack: ServerAck| {
+        let known = this.known(&name);
+        async move { ack.send(&known) }
+    });
+    namespace.on_connect(move |socket| {
+        let app = app.clone();
+        async move { app.seat(socket).await }
     });
 }
 
-async fn draw(socket: Socket, mut line: Line) -> Result<(), Failure> {
-    if line.color.is_none() {
-        line.color = Some(socket.data::<Pen>()?.color);
-    }
-    Ok(socket.broadcast().emit("drawing", &line).await?)
+struct App {
+    namespace: Namespace,
+    /// Held for moments only, and never while something is emitted: the log is followed under it.
+    boards: Mutex<Boards>,
+    people: People,
 }
 
-async fn pick(socket: Socket, pen: Pen) -> Result<(), DataError> {
-    socket.set_data(pen)
+/// Where a client sits.
+struct Seat {
+    board: String,
+    room: String,
+    author: String,
+    /// How far the strokes under way have been published. The boards learn of it only when the log comes
+    /// back.
+    published: Mutex<VecDeque<(String, usize)>>,
+}
+
+/// What the client says of itself.
+#[derive(Deserialize)]
+struct Login {
+    board: Option<String>,
+    key: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Welcome<'a> {
+    author: &'a str,
+    #[serde(flatten)]
+    board: Snapshot,
+}
+
+/// The answer to `draw`.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Have(usize),
+    Refused(&'static str),
+}
+
+impl Seat {
+    fn of(socket: &Socket) -> Result<Self, &'static str> {
+        let Login { board, key } =
+            Login::deserialize(socket.auth()).map_err(|_| "auth is not {board, key}")?;
+        let board = board.unwrap_or_else(|| LOBBY.into());
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        if board.is_empty() || board.len() > MAX_NAME_BYTES || !board.bytes().all(letter) {
+            return Err("a board's name is 1 to 64 letters, digits, - and _");
+        }
+        let key = key.unwrap_or_else(|| socket.id().into());
+        if key.len() > MAX_KEY_BYTES {
+            return Err("the key is too long");
+        }
+        let author = URL_SAFE_NO_PAD.encode(&Sha256::digest(key)[..AUTHOR_BYTES]);
+        Ok(Self { room: format!("{ROOM}{board}"), board, author, published: Mutex::default() })
+    }
+
+    fn published(&self, stroke: &str) -> usize {
+        let published = self.published.lock();
+        published.iter().find(|(name, _)| name == stroke).map_or(0, |(_, length)| *length)
+    }
+
+    fn publish(&self, stroke: &str, length: usize) {
+        let mut published = self.published.lock();
+        if let Some((_, known)) = published.iter_mut().find(|(name, _)| name == stroke) {
+            *known = length.max(*known);
+            return;
+        }
+        if published.len() == STROKES_UNDER_WAY {
+            published.pop_front();
+        }
+        published.push_back((stroke.to_owned(), length));
+    }
+}
+
+impl App {
+    /// The next event of the log, on its way to the clients of this node.
+    fn follow(&self, delivery: &Delivery<'_>) {
+        let Some(name) = delivery.rooms().first().and_then(|room| room.strip_prefix(ROOM)) else {
+            return;
+        };
+        let change = match delivery.event() {
+            "draw" => delivery.args().decode().map(Change::Draw),
+            "erase" => delivery.args().decode().map(Change::Erase),
+            _ => return,
+        };
+        match change {
+            Ok(change) => self.boards.lock().apply(name, change),
+            Err(error) => tracing::warn!(%error, "another node sent a stroke that cannot be read"),
+        }
+    }
+
+    /// What another node may be told of a board; nothing while we are asking ourselves.
+    fn known(&self, name: &str) -> Snapshot {
+        let boards = self.boards.lock();
+        let known = (!boards.is_incomplete(name)).then(|| boards.snapshot(name));
+        known.flatten().unwrap_or_default()
+    }
+
+    async fn seat(self: Arc<Self>, socket: Socket) -> Result<(), Failure> {
+        let seat = Arc::new(Seat::of(&socket).map_err(Failure::Refused)?);
+        let epoch = URL_SAFE_NO_PAD.encode(rand::random::<[u8; AUTHOR_BYTES]>());
+        if let Err(why) = self.boards.lock().enter(&seat.board, epoch) {
+            socket.disconnect(false);
+            return Err(Failure::Refused(why));
+        }
+        let (this, left) = (self.clone(), seat.clone());
+        socket.on_disconnect(move |socket, _| {
+            this.boards.lock().leave(&left.board);
+            this.people.leave(&left.board, socket.id(), this.viewers(&left.board));
+            async {}
+        });
+        self.listen(&socket, &seat);
+        // Joined first, asked then: what comes in between is in both, and viewers can tell.
+        socket.join(seat.room.as_str());
+        self.complete(&seat.board).await;
+        let board = self.boards.lock().snapshot(&seat.board).unwrap_or_default();
+        socket.emit("board", &Welcome { author: &seat.author, board }).await?;
+        self.people.enter(&seat.board, self.viewers(&seat.board));
+        Ok(())
+    }
+
+    fn listen(self: &Arc<Self>, socket: &Socket, seat: &Arc<Seat>) {
+        let (app, at) = (self.clone(), seat.clone());
+        socket.on("draw", move |socket: Socket, chunk: Chunk, ack: Ack| {
+            let (app, seat) = (app.clone(), at.clone());
+            async move { app.draw(socket, &seat, chunk, ack).await }
+        });
+        let at = seat.clone();
+        socket.on("erase", move |socket: Socket, erasure: Erasure, ack: Ack| {
+            let seat = at.clone();
+            async move { erase(socket, &seat, erasure, ack).await }
+        });
+        let (app, at) = (self.clone(), seat.clone());
+        socket.on("cursor", move |socket: Socket, cursor: Option<people::Cursor>| {
+            app.people.point(&at.board, socket.id(), cursor);
+            async {}
+        });
+        socket.on("rtt", async |_: Socket, (): (), ack: Ack| ack.send(&()));
+    }
+
+    fn viewers(&self, board: &str) -> usize {
+        self.boards.lock().viewers(board)
+    }
+
+    /// Asks the other nodes about a board that is new here.
+    async fn complete(&self, name: &str) {
+        if !self.boards.lock().is_incomplete(name) {
+            return;
+        }
+        let answers = self.namespace.server_side_emit_with_ack(ASK, name).await;
+        // Whoever did not answer has less to say than the people who wait.
+        self.boards.lock().complete(name, answers.received);
+    }
+
+    async fn draw(
+        &self,
+        socket: Socket,
+        seat: &Seat,
+        chunk: Chunk,
+        ack: Ack,
+    ) -> Result<(), EmitError> {
+        if let Err(why) = chunk.check() {
+            return ack.send(&Answer::Refused(why));
+        }
+        let known = self.boards.lock().len(&seat.board, &seat.author, &chunk.s);
+        let known = known.max(seat.published(&chunk.s));
+        if chunk.i > known {
+            // Its beginning was lost with a node; the client sends it again.
+            return ack.send(&Answer::Have(known));
+        }
+        let chunk = Chunk { a: seat.author.clone(), ..chunk };
+        let length = chunk.i + chunk.p.len();
+        socket.to(seat.room.as_str()).emit("draw", &chunk).await?;
+        seat.publish(&chunk.s, length);
+        ack.send(&Answer::Have(length.max(known)))
+    }
+}
+
+async fn erase(socket: Socket, seat: &Seat, erasure: Erasure, ack: Ack) -> Result<(), Failure> {
+    erasure.check().map_err(Failure::Refused)?;
+    let erasure = Erasure { a: seat.author.clone(), ..erasure };
+    socket.to(seat.room.as_str()).emit("erase", &erasure).await?;
+    Ok(ack.send(&())?)
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error(transparent)]
-    Data(#[from] DataError),
+    #[error("{0}")]
+    Refused(&'static str),
     #[error(transparent)]
     Emit(#[from] EmitError),
 }

@@ -1,0 +1,357 @@
+/**
+ * This page's strokes on their way to the server, and everybody else's on their way here.
+ *
+ * The server acknowledges how much of a stroke it has. Whatever was not acknowledged is sent again after
+ * a reconnection, from there on; the server and the viewers skip what they know. So a connection, or a
+ * server, that is lost in the middle of a stroke costs nothing: the pen draws on, and the stroke is
+ * whole everywhere once there is a connection again. Until then it is *unsent*, and shown as such.
+ *
+ * A server that has lost the board (its `epoch` is another) gets this page's strokes once more.
+ */
+import type { Socket } from "socket.io-client";
+import {
+  type Chunk,
+  isChunk,
+  isStrokeData,
+  Stroke,
+  type StrokeData,
+  type Strokes,
+  type Style,
+} from "./strokes.js";
+
+/** Numbers sent in one frame, over all strokes. */
+const FRAME_NUMBERS = 3_000;
+/** Numbers in one event. */
+const CHUNK_NUMBERS = 600;
+/** The server's bound on one stroke, with room for one more event. */
+const STROKE_NUMBERS = 6_000 - CHUNK_NUMBERS;
+/** Strokes erased by one event. */
+const ERASE_STROKES = 500;
+/** While a stroke grows, an answer is asked for this often, in ms. */
+const ASK_INTERVAL = 200;
+/** For the answer, in ms. */
+const ANSWER_DEADLINE = 5_000;
+/** A stroke that waits longer than this is shown as unsent even with a connection, in ms. */
+const PATIENCE = 1_500;
+/** What a server acknowledged in its last seconds may have died with it, in ms. */
+const FRESH = 10_000;
+
+/** How far a stroke of this page has come. All are counts of its numbers. */
+interface Progress {
+  stroke: Stroke;
+  sent: number;
+  have: number;
+  isDone: boolean;
+  /** An answer is on its way. */
+  isAsking: boolean;
+  askedAt: number;
+  /** When the server last confirmed some of it. */
+  confirmedAt: number;
+  /** Since when something of it has been waiting. */
+  waitingSince: number;
+  isShownUnsent: boolean;
+}
+
+/** What the page does with what comes. */
+export interface Hooks {
+  /** More of one stroke is to be painted. */
+  paint(stroke: Stroke, from: number): void;
+  /** Everything is to be painted. */
+  repaint(): void;
+  /** The number of this page's strokes that have not reached the server. */
+  unsent(count: number): void;
+  /** A first picture of the board is here. */
+  ready(): void;
+  /** The server does not want a stroke. */
+  refused(why: string): void;
+  /** There is something to send at the next frame. */
+  schedule(): void;
+}
+
+interface Welcome {
+  author: string;
+  epoch: string;
+  strokes: unknown[];
+}
+
+type Answer = { have?: number; refused?: string } | undefined;
+
+export class Sync {
+  readonly #socket: Socket;
+  readonly #strokes: Strokes;
+  readonly #hooks: Hooks;
+  readonly #mine = new Map<string, Progress>();
+  readonly #erasing = new Set<string>();
+  readonly #tab = Math.random().toString(36).slice(2, 8);
+  #count = 0;
+  #author: string | undefined;
+  #epoch: string | undefined;
+  #isReady = false;
+  #unsent = 0;
+
+  constructor(socket: Socket, strokes: Strokes, hooks: Hooks) {
+    this.#socket = socket;
+    this.#strokes = strokes;
+    this.#hooks = hooks;
+    socket.on("board", (welcome: Welcome) => this.#welcome(welcome));
+    socket.on("draw", (chunk: unknown) => this.#draw(chunk));
+    socket.on("erase", (erasure: { a: string; s: string[] }) => this.#erased(erasure));
+    socket.on("disconnect", () => this.#disconnected());
+  }
+
+  /** Begins a stroke of this page. */
+  begin(style: Style): Stroke {
+    this.#count += 1;
+    const stroke = new Stroke("", `${this.#tab}.${this.#count}`, style);
+    this.#strokes.put(stroke);
+    this.#mine.set(stroke.id, {
+      stroke,
+      sent: 0,
+      have: 0,
+      isDone: false,
+      isAsking: false,
+      askedAt: 0,
+      confirmedAt: 0,
+      waitingSince: 0,
+      isShownUnsent: !this.#socket.connected,
+    });
+    return stroke;
+  }
+
+  /** The pen has moved. `false`: the stroke is full, go on with another. */
+  grow(stroke: Stroke, numbers: readonly number[]): boolean {
+    const progress = this.#mine.get(stroke.id);
+    if (!progress) return true;
+    const from = stroke.count;
+    stroke.add(numbers);
+    progress.waitingSince ||= Date.now();
+    this.#hooks.paint(stroke, from);
+    this.#hooks.schedule();
+    return stroke.p.length < STROKE_NUMBERS;
+  }
+
+  /** The pen is up. */
+  end(stroke: Stroke): void {
+    const progress = this.#mine.get(stroke.id);
+    if (!progress) return;
+    progress.isDone = true;
+    this.#hooks.schedule();
+  }
+
+  /** It was none: a second finger came down. */
+  cancel(stroke: Stroke): void {
+    this.#remove([stroke]);
+  }
+
+  /** Takes back the last stroke; tells which. */
+  undo(): Stroke | undefined {
+    const last = this.own().at(-1);
+    if (last) this.#remove([last]);
+    return last;
+  }
+
+  /** Takes back all of one's own strokes; tells which. */
+  clear(): Stroke[] {
+    const own = this.own();
+    this.#remove(own);
+    return own;
+  }
+
+  /** Draws strokes again that were taken back. */
+  restore(strokes: readonly Stroke[]): void {
+    for (const { style, p } of strokes) {
+      const stroke = this.begin({ ...style });
+      this.grow(stroke, p);
+      this.end(stroke);
+    }
+  }
+
+  /** The strokes of this author, of earlier loads of the page too, oldest first. */
+  own(): Stroke[] {
+    const isOwn = ({ author }: Stroke) => author === "" || author === this.#author;
+    return [...this.#strokes.values()].filter(isOwn);
+  }
+
+  /** Is a stroke of this page to be shown as unsent? */
+  isUnsent(stroke: Stroke): boolean {
+    return this.#mine.get(stroke.id)?.isShownUnsent === true && stroke.author === "";
+  }
+
+  /** Sends what there is to send; called once for each frame. */
+  flush(): void {
+    if (this.#isReady && this.#socket.connected) {
+      let budget = FRAME_NUMBERS;
+      for (const progress of this.#mine.values()) {
+        while (budget > 0 && progress.sent < progress.stroke.p.length) {
+          budget -= this.#send(progress);
+        }
+        this.#askAgain(progress);
+      }
+      if (budget <= 0) this.#hooks.schedule();
+    }
+    this.#judge();
+  }
+
+  #send(progress: Progress): number {
+    const { stroke, sent } = progress;
+    const p = stroke.p.slice(sent, sent + CHUNK_NUMBERS);
+    const chunk: Chunk = { s: stroke.id, i: sent, p };
+    if (sent === 0) chunk.style = stroke.style;
+    progress.sent += p.length;
+    if (this.#mayAsk(progress)) this.#sendAndAsk(progress, chunk);
+    else this.#socket.emit("draw", chunk);
+    return p.length;
+  }
+
+  #sendAndAsk(progress: Progress, chunk: Chunk): void {
+    progress.askedAt = Date.now();
+    progress.isAsking = true;
+    const { id } = this.#socket;
+    this.#socket.timeout(ANSWER_DEADLINE).emit("draw", chunk, (error: unknown, answer: Answer) => {
+      // What an earlier connection owed is settled by the next one's welcome.
+      if (this.#socket.id !== id) return;
+      progress.isAsking = false;
+      if (error || !answer) progress.sent = progress.have;
+      else this.#answered(progress, chunk, answer);
+      this.#hooks.schedule();
+    });
+  }
+
+  #answered(progress: Progress, chunk: Chunk, { have, refused }: NonNullable<Answer>): void {
+    if (refused !== undefined) {
+      this.#forget(progress.stroke);
+      this.#hooks.repaint();
+      this.#hooks.refused(refused);
+      return;
+    }
+    if (have === undefined) return;
+    if (have < chunk.i) {
+      // The server knows less than we thought.
+      progress.have = have;
+      progress.sent = have;
+      return;
+    }
+    progress.have = Math.max(progress.have, have);
+    progress.confirmedAt = Date.now();
+    progress.waitingSince = progress.have < progress.stroke.p.length ? Date.now() : 0;
+  }
+
+  #mayAsk({ isAsking, isDone, askedAt }: Progress): boolean {
+    return !isAsking && (isDone || Date.now() - askedAt > ASK_INTERVAL);
+  }
+
+  /** All is sent, but the last question came before that: the last point is sent again, with a question. */
+  #askAgain(progress: Progress): void {
+    const { stroke, sent, have } = progress;
+    if (sent < stroke.p.length || have >= sent || !this.#mayAsk(progress)) return;
+    const i = sent - stroke.style.k;
+    const chunk: Chunk = { s: stroke.id, i, p: stroke.p.slice(i, sent) };
+    if (i === 0) chunk.style = stroke.style;
+    this.#sendAndAsk(progress, chunk);
+  }
+
+  #remove(strokes: readonly Stroke[]): void {
+    for (const stroke of strokes) {
+      const progress = this.#mine.get(stroke.id);
+      // What was never sent need not be taken back.
+      if (stroke.author !== "" || (progress && progress.sent > 0)) this.#erasing.add(stroke.id);
+      this.#forget(stroke);
+    }
+    this.#hooks.repaint();
+    this.#sendErasures();
+    this.#judge();
+  }
+
+  #forget(stroke: Stroke): void {
+    this.#strokes.delete(stroke.key);
+    if (stroke.author === "") this.#mine.delete(stroke.id);
+  }
+
+  #sendErasures(): void {
+    if (!this.#isReady || !this.#socket.connected) return;
+    const all = [...this.#erasing];
+    for (let start = 0; start < all.length; start += ERASE_STROKES) {
+      const s = all.slice(start, start + ERASE_STROKES);
+      this.#socket.timeout(ANSWER_DEADLINE).emit("erase", { s }, (error: unknown) => {
+        if (!error) for (const id of s) this.#erasing.delete(id);
+        else if (this.#socket.connected) this.#sendErasures();
+      });
+    }
+  }
+
+  #draw(chunk: unknown): void {
+    if (!isChunk(chunk) || chunk.a === undefined) return;
+    const repaint = this.#strokes.draw(chunk);
+    if (typeof repaint === "object") this.#hooks.paint(repaint.stroke, repaint.from);
+  }
+
+  #erased({ a, s }: { a: string; s: string[] }): void {
+    let isSeen = false;
+    for (const id of s) isSeen = this.#strokes.delete(`${a}/${id}`) || isSeen;
+    if (isSeen) this.#hooks.repaint();
+  }
+
+  /** The server's picture of the board; ours follows, except for what it cannot know yet. */
+  #welcome({ author, epoch, strokes }: Welcome): void {
+    const isAnother = epoch !== this.#epoch;
+    this.#author = author;
+    this.#epoch = epoch;
+    const picture: Stroke[] = [];
+    const known = new Map<string, number>();
+    for (const data of strokes.filter(isStrokeData)) {
+      if (data.a === author && this.#erasing.has(data.s)) continue;
+      const mine = data.a === author ? this.#mine.get(data.s) : undefined;
+      if (mine) known.set(data.s, data.p.length);
+      picture.push(mine ? mine.stroke : revive(data));
+    }
+    for (const [id, progress] of this.#mine) {
+      const have = known.get(id);
+      if (have === undefined && !this.#isWanted(progress, isAnother)) {
+        this.#mine.delete(id);
+        continue;
+      }
+      progress.isAsking = false;
+      progress.have = Math.min(have ?? 0, progress.stroke.p.length);
+      progress.sent = progress.have;
+      if (have === undefined) picture.push(progress.stroke);
+    }
+    this.#strokes.replace(picture);
+    this.#isReady = true;
+    this.#sendErasures();
+    this.flush();
+    this.#hooks.repaint();
+    this.#hooks.ready();
+  }
+
+  /** A stroke that the server does not have: is it to be brought again, or was it erased or dropped there? */
+  #isWanted({ stroke, have, confirmedAt }: Progress, isAnother: boolean): boolean {
+    return isAnother || have < stroke.p.length || Date.now() - confirmedAt < FRESH;
+  }
+
+  #disconnected(): void {
+    this.#isReady = false;
+    this.#judge();
+  }
+
+  /** Which strokes are unsent? Looked at whenever that may have changed. */
+  #judge(): void {
+    const isOnline = this.#isReady && this.#socket.connected;
+    let [unsent, isChanged] = [0, false];
+    for (const progress of this.#mine.values()) {
+      const isWaiting = progress.have < progress.stroke.p.length;
+      const isLate = isWaiting && Date.now() - progress.waitingSince > PATIENCE;
+      const isUnsent = isWaiting && (!isOnline || isLate);
+      isChanged ||= isUnsent !== progress.isShownUnsent;
+      progress.isShownUnsent = isUnsent;
+      if (isUnsent) unsent += 1;
+      else if (isWaiting && isOnline) this.#hooks.schedule();
+    }
+    if (isChanged) this.#hooks.repaint();
+    if (unsent !== this.#unsent) this.#hooks.unsent(unsent);
+    this.#unsent = unsent;
+  }
+}
+
+function revive({ a, s, style, p }: StrokeData): Stroke {
+  return new Stroke(a, s, style, p);
+}

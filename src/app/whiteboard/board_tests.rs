@@ -1,0 +1,203 @@
+//! The fold: same log, same board; bounded whatever comes.
+
+use super::*;
+
+fn style() -> Style {
+    Style { c: "red".into(), w: 4, k: 2 }
+}
+
+fn chunk(author: &str, stroke: &str, i: usize, p: &[i32]) -> Chunk {
+    let style = (i == 0).then(style);
+    Chunk { a: author.into(), s: stroke.into(), i, p: p.to_vec(), style }
+}
+
+fn draw(author: &str, stroke: &str, i: usize, p: &[i32]) -> Change {
+    Change::Draw(chunk(author, stroke, i, p))
+}
+
+fn erase(author: &str, strokes: &[&str]) -> Change {
+    let s = strokes.iter().map(|s| (*s).to_owned()).collect();
+    Change::Erase(Erasure { a: author.into(), s })
+}
+
+/// A board that is known whole.
+fn opened() -> Boards {
+    let mut boards = Boards::default();
+    boards.enter("b", "e1".into()).unwrap();
+    boards.complete("b", Vec::new());
+    boards
+}
+
+fn strokes(boards: &Boards) -> Vec<(String, Vec<i32>)> {
+    let snapshot = boards.snapshot("b").unwrap();
+    snapshot.strokes.into_iter().map(|stroke| (stroke.a + "/" + &stroke.s, stroke.p)).collect()
+}
+
+#[test]
+fn pieces_make_a_stroke_and_repeated_ones_change_nothing() {
+    let mut boards = opened();
+    boards.apply("b", draw("anna", "1", 0, &[1, 2]));
+    boards.apply("b", draw("ben", "1", 0, &[9, 9]));
+    boards.apply("b", draw("anna", "1", 2, &[3, 4]));
+    boards.apply("b", draw("anna", "1", 0, &[1, 2, 3, 4, 5, 6]));
+    boards.apply("b", draw("anna", "1", 2, &[3, 4]));
+    let expected = [("anna/1".to_owned(), vec![1, 2, 3, 4, 5, 6]), ("ben/1".into(), vec![9, 9])];
+    assert_eq!(strokes(&boards), expected);
+    assert_eq!(boards.len("b", "anna", "1"), 6);
+}
+
+#[test]
+fn a_gap_is_not_drawn_over() {
+    let mut boards = opened();
+    boards.apply("b", draw("anna", "1", 2, &[3, 4]));
+    assert_eq!(strokes(&boards), []);
+    boards.apply("b", draw("anna", "1", 0, &[1, 2]));
+    boards.apply("b", draw("anna", "1", 4, &[5, 6]));
+    assert_eq!(strokes(&boards), [("anna/1".to_owned(), vec![1, 2])]);
+}
+
+#[test]
+fn authors_erase_their_own_only() {
+    let mut boards = opened();
+    for (author, stroke) in [("anna", "1"), ("ben", "1"), ("anna", "2"), ("anna", "3")] {
+        boards.apply("b", draw(author, stroke, 0, &[1, 2]));
+    }
+    boards.apply("b", erase("anna", &["2", "7"]));
+    let names = |boards: &Boards| strokes(boards).into_iter().map(|s| s.0).collect::<Vec<_>>();
+    assert_eq!(names(&boards), ["anna/1", "ben/1", "anna/3"]);
+    boards.apply("b", erase("anna", &["1", "3"]));
+    boards.apply("b", erase("carl", &["1"]));
+    assert_eq!(names(&boards), ["ben/1"]);
+    // what was under way when its stroke was erased does not bring it back
+    boards.apply("b", draw("anna", "1", 2, &[3, 4]));
+    assert_eq!(names(&boards), ["ben/1"]);
+}
+
+#[test]
+fn a_board_is_bounded_and_the_oldest_strokes_go() {
+    let mut boards = opened();
+    for at in 0..MAX_STROKES + 10 {
+        boards.apply("b", draw("anna", &at.to_string(), 0, &[1, 2]));
+    }
+    let kept = strokes(&boards);
+    assert_eq!(kept.len(), MAX_STROKES);
+    assert_eq!(kept[0].0, "anna/10");
+    let long = vec![1; MAX_STROKE_NUMBERS];
+    for at in 0..MAX_NUMBERS / MAX_STROKE_NUMBERS + 3 {
+        boards.apply("b", draw("ben", &at.to_string(), 0, &long));
+    }
+    let kept = strokes(&boards);
+    assert!(kept.iter().map(|(_, p)| p.len()).sum::<usize>() <= MAX_NUMBERS);
+    assert_eq!(kept[0].0, "ben/3");
+    let board = &boards.boards["b"];
+    assert_eq!(board.places.len(), 1, "nothing is kept of forgotten strokes");
+    assert_eq!(board.places["ben"].len(), kept.len());
+}
+
+#[test]
+fn boards_are_bounded_and_those_in_use_stay() {
+    let mut boards = Boards::default();
+    for at in 0..MAX_BOARDS {
+        boards.enter(&at.to_string(), String::new()).unwrap();
+    }
+    assert!(boards.enter("one more", String::new()).is_err());
+    boards.leave("7");
+    boards.leave("3");
+    boards.enter("one more", String::new()).unwrap();
+    assert!(boards.snapshot("7").is_none());
+    assert!(boards.snapshot("3").is_some());
+    assert_eq!(boards.viewers("one more"), 1);
+    boards.enter("and one", String::new()).unwrap();
+    assert!(boards.snapshot("3").is_none());
+    assert!(boards.enter("too many", String::new()).is_err());
+}
+
+#[test]
+fn a_node_that_comes_later_ends_with_the_same_board() {
+    let log = [
+        draw("anna", "1", 0, &[1, 2]),
+        draw("ben", "1", 0, &[7, 7]),
+        draw("anna", "1", 2, &[3, 4]),
+        erase("ben", &["1"]),
+        draw("anna", "1", 4, &[5, 6]),
+        draw("anna", "2", 0, &[8, 8]),
+    ];
+    // whenever the other is asked, and whenever it answers
+    for asked in 0..log.len() {
+        for told in asked..log.len() {
+            for answered in told..=log.len() {
+                let (mut first, mut second) = (opened(), Boards::default());
+                let mut snapshot = None;
+                for (at, change) in log.iter().enumerate() {
+                    if at == asked {
+                        second.enter("b", "e2".into()).unwrap();
+                    }
+                    if at == told {
+                        snapshot = first.snapshot("b");
+                    }
+                    if at == answered {
+                        second.complete("b", vec![snapshot.clone().unwrap()]);
+                    }
+                    first.apply("b", change.clone());
+                    second.apply("b", change.clone());
+                }
+                if answered == log.len() {
+                    second.complete("b", vec![snapshot.unwrap()]);
+                }
+                assert_eq!(strokes(&second), strokes(&first), "{asked} {told} {answered}");
+                assert!(!second.is_incomplete("b"));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_epoch_is_taken_over_with_the_strokes_and_only_then() {
+    let mut boards = Boards::default();
+    boards.enter("b", "mine".into()).unwrap();
+    boards.complete("b", vec![Snapshot::default()]);
+    assert_eq!(boards.snapshot("b").unwrap().epoch, "mine");
+    let mut boards = Boards::default();
+    boards.enter("b", "mine".into()).unwrap();
+    boards.complete("b", vec![Snapshot { epoch: "theirs".into(), strokes: Vec::new() }]);
+    assert_eq!(boards.snapshot("b").unwrap().epoch, "theirs");
+}
+
+#[test]
+fn a_board_does_not_wait_for_ever_for_other_nodes() {
+    let mut boards = Boards::default();
+    boards.enter("b", String::new()).unwrap();
+    for at in 0..=MAX_WAITING {
+        boards.apply("b", draw("anna", "1", 2 * at, &[1, 2]));
+    }
+    assert!(!boards.is_incomplete("b"));
+    assert!(boards.len("b", "anna", "1") > 0);
+}
+
+#[test]
+fn what_no_page_sends_is_refused() {
+    let good = chunk("", "k3.1", 0, &[1, 2]);
+    assert_eq!(good.check(), Ok(()));
+    let with = |change: &dyn Fn(&mut Chunk)| {
+        let mut chunk = good.clone();
+        change(&mut chunk);
+        chunk.check()
+    };
+    assert!(with(&|c| c.s = String::new()).is_err());
+    assert!(with(&|c| c.s = "<b>".into()).is_err());
+    assert!(with(&|c| c.s = "a".repeat(25)).is_err());
+    assert!(with(&|c| c.p.clear()).is_err());
+    assert!(with(&|c| c.p = vec![i32::MIN, 0]).is_err());
+    assert!(with(&|c| c.p = vec![0; MAX_STROKE_NUMBERS + 1]).is_err());
+    assert!(with(&|c| c.i = usize::MAX).is_err());
+    assert!(with(&|c| c.style = None).is_err());
+    for (color, width, numbers) in
+        [("", 4, 2), ("url(x)", 4, 2), ("Red", 4, 2), ("red", 0, 2), ("red", 65, 2), ("red", 4, 4)]
+    {
+        let style = Style { c: color.into(), w: width, k: numbers };
+        assert!(with(&|c| c.style = Some(style.clone())).is_err(), "{style:?}");
+    }
+    let many = Erasure { a: String::new(), s: vec!["a".into(); MAX_ERASED + 1] };
+    assert!(many.check().is_err());
+    assert_eq!(Erasure::default().check(), Ok(()));
+}
