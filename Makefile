@@ -6,12 +6,13 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run cluster frontend test test-manifests check bench setup clean
+.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
 	@echo "make cluster Redis and two nodes, on ports 3000 and 3001, that draw together"
 	@echo "make test    all tests: Rust, official clients, real browsers (installs what it needs)"
+	@echo "make fallback  time to the first event where UDP or WebSocket is blocked, against the official client"
 	@echo "make check   formatting, lints, docs, licences"
 	@echo "make bench   servers side by side; writes docs/benchmark.md (BENCH=quick: minutes, writes nothing)"
 	@echo "PORT=8080 make run takes another port; the other settings are in docs/configuration.md"
@@ -69,6 +70,11 @@ test: frontend setup
 test-manifests:
 	$(CARGO) build --bin quicket
 	QUICKET=$(CURDIR)/target/debug/quicket $$(scripts/python-tools)/pytest -q -p no:cacheprovider tests/manifests
+
+# Real browsers on networks that drop or refuse; UPDATE_DOCS=1 writes docs/fallback.md.
+fallback: frontend setup
+	$(CARGO) build --release --bin quicket
+	cd tests/browser && node fallback.mjs
 
 # --- static checks
 

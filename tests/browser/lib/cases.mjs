@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { launch } from "./browsers.mjs";
 import { startProxy } from "./proxy.mjs";
+import { startRedis } from "./redis.mjs";
 import { startServer } from "./server.mjs";
 import {
   connectionLog,
@@ -297,6 +298,46 @@ export function whiteboardIn(browserName, more = () => {}) {
       const late = await open(t, one.page.url());
       for (const place of [middle(FIRST), [80, 60]]) await untilInked(late.page, place, "red");
       await drawTogetherAgain(one.page, two.page);
+    });
+
+    test("nodes share their boards, and one that is killed in the middle of a stroke costs nothing", async (t) => {
+      const redis = await startRedis();
+      t.after(() => redis.stop());
+      const settings = { REDIS_URL: redis.url };
+      const first = await startServer(undefined, settings);
+      let isKilled = false;
+      t.after(() => isKilled || first.stop());
+      const second = await startServer(undefined, settings);
+      t.after(() => second.stop());
+      const proxy = await startProxy(first.port);
+      t.after(() => proxy.stop());
+      const board = new URL(freshBoard(proxy.url)).pathname;
+      const one = await open(t, `${proxy.url}${board}?transport=websocket`);
+      await pickColor(one.page, "red");
+      await draw(one.page, ...FIRST);
+      // The second node hears of this board now, and asks the first.
+      const two = await open(t, `${second.url}${board}`);
+      await untilInked(two.page, middle(FIRST), "red");
+      for (const { page } of [one, two]) await untilData(page, "people", "2");
+      await draw(two.page, [0, -100], [0, -80]);
+      await untilInked(one.page, [0, -90], "black");
+      await press(one.page, [-160, 60], [0, 60]);
+      await untilInked(two.page, [-80, 60], "red");
+      isKilled = true;
+      proxy.follow(second.port);
+      await first.kill();
+      await drag(one.page, [160, 60]);
+      await one.page.mouse.up();
+      await untilConnected(one.page);
+      await untilData(one.page, "unsent", "0");
+      await untilInked(two.page, [80, 60], "red");
+      const late = await open(t, two.page.url());
+      for (const place of [middle(FIRST), [-80, 60], [80, 60]]) await untilInked(late.page, place, "red");
+      await untilInked(late.page, [0, -90], "black");
+      // It is still one's own, on a node that never saw it drawn.
+      await one.page.click("#clear");
+      await untilBlank(late.page, [80, 60], "red");
+      await untilBlank(late.page, middle(FIRST), "red");
     });
 
     async function drawTogetherAgain(one, two) {

@@ -10,18 +10,29 @@ import { freePort } from "./server.mjs";
  *
  * - `udp: "dropped"` swallows QUIC like a firewall does (no answer at all); `"refused"` leaves
  *   nobody on the port, so that the kernel answers with "port unreachable".
+ * - `udp: "open"` leaves it out of the way: `/webtransport.json` goes on naming the server's own port. The
+ *   page is of another origin then, so the server has to allow that.
  * - `upgrades: false` refuses WebSocket, like some corporate proxies.
+ * - `files` (path to type and text) are answered by the proxy.
+ *
+ * `follow(port)` sends what comes from then on to another server.
  */
-export async function startProxy(upstream, { udp = "dropped", upgrades = true } = {}) {
+export async function startProxy(upstream, { udp = "dropped", upgrades = true, files = {} } = {}) {
   const port = await freePort();
   const sockets = new Set();
   const seen = { datagrams: 0, upgrades: 0 };
 
   const server = createServer((incoming, outgoing) => {
+    const file = files[incoming.url.split("?")[0]];
+    if (file) {
+      outgoing.writeHead(200, { "content-type": file.type, "cache-control": "no-store" });
+      outgoing.end(file.text);
+      return;
+    }
     const onward = request(
       { port: upstream, host: "localhost", method: incoming.method, path: incoming.url, headers: incoming.headers },
       (answer) => {
-        if (incoming.url === "/webtransport.json") return renamePort(answer, outgoing, port);
+        if (incoming.url === "/webtransport.json" && udp !== "open") return renamePort(answer, outgoing, port);
         outgoing.writeHead(answer.statusCode, answer.headers);
         answer.pipe(outgoing);
       },
@@ -72,7 +83,10 @@ export async function startProxy(upstream, { udp = "dropped", upgrades = true } 
     server.close();
     await once(server, "close");
   };
-  return { port, url: `http://localhost:${port}`, seen, stop };
+  const follow = (port) => {
+    upstream = port;
+  };
+  return { port, url: `http://localhost:${port}`, seen, files, stop, follow };
 }
 
 async function renamePort(answer, outgoing, port) {

@@ -31,14 +31,18 @@ export async function freePort() {
   }
 }
 
-/** Starts the server and waits until it is ready. `stop()` asks for a clean exit and checks it. */
-export async function startServer(port) {
+/**
+ * Starts the server and waits until it is ready. `stop()` asks for a clean exit and checks it, `kill()` asks
+ * for nothing. `settings` are environment variables; only they make a cluster of it.
+ */
+export async function startServer(port, settings = {}) {
   if (!existsSync(BINARY)) {
     throw new Error(`${BINARY} is missing: cargo build --release, or set QUICKET_BIN`);
   }
   port ??= await freePort();
   const env = { ...process.env, PORT: String(port) };
   delete env.REDIS_URL;
+  Object.assign(env, settings);
   const child = spawn(BINARY, [], { env, stdio: ["ignore", "pipe", "pipe"] });
   let log = "";
   for (const stream of [child.stdout, child.stderr]) {
@@ -79,7 +83,11 @@ export async function startServer(port) {
     child.kill("SIGKILL");
     throw new Error(`${error.message}\n${log}`);
   }
-  return { port, url, stop };
+  const kill = async () => {
+    child.kill("SIGKILL");
+    await exited;
+  };
+  return { port, url, stop, kill };
 }
 
 async function ready(url, child) {

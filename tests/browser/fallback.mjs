@@ -1,0 +1,255 @@
+// make fallback: how long until a page has its first event, on networks that are not kind.
+//
+// Real browsers, the real server; the same page with three clients, one after the other, in turns:
+//   raced     frontend/src/connect.ts
+//   official  socket.io-client as it is (long-polling, then an upgrade)
+//   ordered   socket.io-client with WebTransport first and `tryAllTransports`
+// Every page is a stranger: nothing is remembered of the network. RUNS (5), BROWSERS and NETWORKS choose.
+// UPDATE_DOCS=1 writes docs/fallback.md. RECOVERY=1 fails unless drained clients recover.
+import { execFileSync } from "node:child_process";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { launch } from "./lib/browsers.mjs";
+import { startProxy } from "./lib/proxy.mjs";
+import { startRedis } from "./lib/redis.mjs";
+import { startServer } from "./lib/server.mjs";
+
+const RUNS = Number(process.env.RUNS ?? 5);
+const BROWSERS = (process.env.BROWSERS ?? "chromium,firefox").split(",");
+const WAIT = { polling: 20, timeout: 60_000 };
+const frontend = fileURLToPath(new URL("../../frontend", import.meta.url));
+
+const NETWORKS = {
+  "all open": { udp: "open" },
+  "UDP dropped": { udp: "dropped" },
+  "UDP refused": { udp: "refused" },
+  "UDP dropped, WebSocket refused": { udp: "dropped", upgrades: false },
+};
+const CLIENTS = ["raced", "official", "ordered"];
+// Nobody is compared with a page's own origin here: the proxy stands between the two.
+const SETTINGS = { ALLOWED_ORIGINS: "*" };
+
+async function bundle() {
+  const { build } = await import(pathToFileURL(join(frontend, "node_modules/vite/dist/node/index.js")).href);
+  const { output } = await build({
+    root: frontend,
+    configFile: false,
+    logLevel: "error",
+    build: { write: false, modulePreload: { polyfill: false }, rollupOptions: { input: join(frontend, "bench/first-event.ts") } },
+  });
+  return output[0].code;
+}
+
+const code = await bundle();
+
+/** The page; the offer stands in it, so that the official client need not ask. */
+function files(offer) {
+  const text = `<!doctype html><title>fallback</title><script>window.offer = ${JSON.stringify(offer)}</script><script type="module" src="/measure.js"></script>`;
+  return {
+    "/measure": { type: "text/html", text },
+    "/measure.js": { type: "text/javascript", text: code },
+  };
+}
+
+const offerOf = (server) => fetch(`${server.url}/webtransport.json`).then((answer) => answer.json());
+
+async function open(browser, url, client) {
+  const context = await browser.createBrowserContext();
+  const page = await context.newPage();
+  const board = Math.random().toString(36).slice(2);
+  await page.goto(`${url}/measure?client=${client}&board=${board}`, { timeout: 60_000 });
+  return { page, board, close: () => context.close() };
+}
+
+const arrived = (page, count) =>
+  page.waitForFunction((count) => window.result.arrivals.length >= count, WAIT, count);
+const result = (page) => page.evaluate(() => window.result);
+
+/** One page until its first event, and a moment longer for the official client's upgrade. */
+async function firstEvent(browser, url, client) {
+  const { page, close } = await open(browser, url, client);
+  try {
+    await arrived(page, 1);
+    const [{ at, transport }] = (await result(page)).arrivals;
+    if (client === "official") {
+      const upgraded = () => window.result.upgraded !== undefined;
+      await page.waitForFunction(upgraded, { polling: 20, timeout: 2_000 }).catch(() => {});
+    }
+    const { upgraded } = await result(page);
+    return { ms: at, how: upgraded ? `${transport}, then ${upgraded.to}` : transport };
+  } finally {
+    await close();
+  }
+}
+
+/** Nobody is always first. */
+const inTurn = (run) => CLIENTS.map((_, at) => CLIENTS[(at + run) % CLIENTS.length]);
+
+async function onNetwork(browser, options, add) {
+  const server = await startServer(undefined, SETTINGS);
+  const offer = await offerOf(server);
+  const proxy = await startProxy(server.port, options);
+  // The proxy's own port is what its network lets through, or does not.
+  const seen = options.udp === "open" ? offer : { ...offer, port: proxy.port };
+  Object.assign(proxy.files, files(seen));
+  try {
+    // A browser's first page pays for the browser.
+    await firstEvent(browser, proxy.url, "official");
+    for (let run = 0; run < RUNS; run += 1) {
+      for (const client of inTurn(run)) add(client, await firstEvent(browser, proxy.url, client));
+    }
+  } finally {
+    await proxy.stop();
+    await server.stop();
+  }
+}
+
+/** From the moment at which the new server is ready to the first event of the page. */
+async function restarted(browser, add) {
+  for (let run = 0; run < RUNS; run += 1) {
+    for (const client of inTurn(run)) {
+      let server = await startServer(undefined, SETTINGS);
+      const proxy = await startProxy(server.port, { udp: "open", files: files(await offerOf(server)) });
+      const { page, close } = await open(browser, proxy.url, client);
+      try {
+        await arrived(page, 1);
+        const { port } = server;
+        await server.stop();
+        server = await startServer(port, SETTINGS);
+        const ready = Date.now();
+        await arrived(page, 2);
+        const { arrivals } = await result(page);
+        const { date, transport } = arrivals[1];
+        add(client, { ms: Math.max(date - ready, 0), how: transport });
+      } finally {
+        await close();
+        await proxy.stop();
+        await server.stop();
+      }
+    }
+  }
+}
+
+/** A publisher on the node that stays: counts, 50 times a second, as points of a stroke. */
+async function publish(url, board) {
+  const { io } = await import(pathToFileURL(join(frontend, "node_modules/socket.io-client/build/esm-debug/index.js")).href);
+  const socket = io(url, { transports: ["websocket"], auth: { board, key: "publisher" } });
+  await new Promise((resolve) => socket.once("board", resolve));
+  let count = 0;
+  const timer = setInterval(() => {
+    const style = count === 0 ? { c: "red", w: 3, k: 2 } : undefined;
+    socket.emit("draw", { s: "n", i: 2 * count, p: [count, 0], ...(style && { style }) });
+    count += 1;
+  }, 20);
+  return {
+    get count() {
+      return count;
+    },
+    stop() {
+      clearInterval(timer);
+      socket.disconnect();
+    },
+  };
+}
+
+/** Two nodes; the page's one drains. From SIGTERM to the page's first event from the other. */
+async function drained(browser, add) {
+  const redis = await startRedis();
+  const settings = { ...SETTINGS, REDIS_URL: redis.url };
+  try {
+    const other = await startServer(undefined, settings);
+    for (let run = 0; run < RUNS; run += 1) {
+      for (const client of inTurn(run)) {
+        const leaving = await startServer(undefined, settings);
+        const proxy = await startProxy(leaving.port, { udp: "open", files: files(await offerOf(leaving)) });
+        const { page, board, close } = await open(browser, proxy.url, client);
+        await arrived(page, 1);
+        const publisher = await publish(other.url, board);
+        try {
+          await page.waitForFunction(() => window.result.numbers.length > 5, WAIT);
+          proxy.follow(other.port);
+          const told = Date.now();
+          const stopped = leaving.stop();
+          await arrived(page, 2);
+          const until = publisher.count;
+          await page.waitForFunction((until) => window.result.numbers.includes(until), WAIT, until);
+          await stopped;
+          const { arrivals, numbers } = await result(page);
+          const seen = new Set(numbers);
+          const lost = Array.from({ length: until }, (_, n) => n).filter((n) => n > 0 && !seen.has(n));
+          const { date, transport, recovered } = arrivals[1];
+          if (process.env.RECOVERY && !recovered) throw new Error(`${client} did not recover`);
+          const how = `${transport}, ${recovered ? "recovered" : "new session"}, ${lost.length} lost`;
+          add(client, { ms: date - told, how });
+        } finally {
+          publisher.stop();
+          await close();
+          await proxy.stop();
+        }
+      }
+    }
+    await other.stop();
+  } finally {
+    await redis.stop();
+  }
+}
+
+const rows = [];
+async function row(network, browserName, measure) {
+  if (process.env.NETWORKS && !network.includes(process.env.NETWORKS)) return;
+  const found = new Map(CLIENTS.map((client) => [client, []]));
+  const browser = await launch(browserName);
+  try {
+    await measure(browser, (client, one) => found.get(client).push(one));
+  } finally {
+    await browser.close();
+  }
+  const cells = CLIENTS.map((client) => summary(found.get(client)));
+  rows.push(`| ${network} | ${browserName} | ${cells.join(" | ")} |`);
+  console.log(rows.at(-1));
+}
+
+/** The median, the worst, and how. */
+function summary(runs) {
+  const sorted = runs.map(({ ms }) => Math.round(ms)).sort((a, b) => a - b);
+  const how = [...new Set(runs.map(({ how }) => how))].join(" / ");
+  return `**${sorted[Math.floor(sorted.length / 2)]} ms** (worst ${sorted.at(-1)}), ${how}`;
+}
+
+for (const browser of BROWSERS) {
+  for (const [network, options] of Object.entries(NETWORKS)) {
+    await row(network, browser, (page, add) => onNetwork(page, options, add));
+  }
+  await row("server restarted", browser, restarted);
+  await row("server drained, a second one there", browser, drained);
+}
+
+const version = (command) => execFileSync(command, ["--version"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+const text = `# Fallback: time to the first event
+
+Made by \`UPDATE_DOCS=1 make fallback\`; do not edit. ${RUNS} runs each, median and worst.
+
+From the start of the page's navigation to its first Socket.IO event; after a restart, from the moment at which
+the new server is ready; when draining, from SIGTERM. Every page is a new browser context, so nothing is
+remembered of the network. All on one machine, without delay: the figures are waits, not round trips.
+
+- **raced**: \`frontend/src/connect.ts\`, with the whiteboard's back-off (250 ms to 1 s).
+- **official**: \`socket.io-client\` with its defaults: long-polling first, then an upgrade. Its own back-off.
+- **ordered**: \`socket.io-client\` with \`transports: ["webtransport", "websocket", "polling"]\` and
+  \`tryAllTransports\`. Both official clients are handed the certificate's hashes with the page; the raced one
+  asks for them, which is in its time. After a restart theirs are those of the server before.
+
+| network | browser | raced | official | ordered |
+|---|---|---|---|---|
+${rows.join("\n")}
+
+UDP is dropped by a socket that never answers, refused by a port that nobody listens on; WebSocket is refused
+with 403 by a proxy. *lost*: of events counted by a publisher on the other node meanwhile, those that never came,
+neither as events nor in the board's picture.
+
+${version(process.env.CHROMIUM ?? "chromium")}, ${version(process.env.FIREFOX ?? "firefox-esr")}.
+`;
+if (process.env.UPDATE_DOCS) {
+  await writeFile(fileURLToPath(new URL("../../docs/fallback.md", import.meta.url)), text);
+}
