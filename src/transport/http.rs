@@ -38,14 +38,19 @@ enum Io {
 impl Upgraded {
     pub(crate) fn new(upgraded: hyper::upgrade::Upgraded) -> Self {
         let upgraded = match unwrap::<TcpStream>(upgraded) {
-            Ok((head, io)) => return Self { head, io: Io::Tcp(io) },
+            Ok((head, io)) => return Self { head: kept(head), io: Io::Tcp(io) },
             Err(upgraded) => upgraded,
         };
         match unwrap::<TlsStream<TcpStream>>(upgraded) {
-            Ok((head, io)) => Self { head, io: Io::Tls(Box::new(io)) },
+            Ok((head, io)) => Self { head: kept(head), io: Io::Tls(Box::new(io)) },
             Err(other) => Self { head: Bytes::new(), io: Io::Other(Box::new(TokioIo::new(other))) },
         }
     }
+}
+
+/// hyper's read buffer (8 KiB) lives as long as a slice of it, even one with nothing in it.
+fn kept(head: Bytes) -> Bytes {
+    if head.is_empty() { Bytes::new() } else { head }
 }
 
 /// The stream below hyper, as our own listener serves it, or axum's.
@@ -413,4 +418,21 @@ pub(crate) fn set_cookie(cookie: &Cookie, sid: Sid) -> (HeaderName, HeaderValue)
     });
     let value = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
     (header::SET_COOKIE, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upgraded_stream_gives_back_the_buffer_that_its_request_was_read_into() {
+        let mut buffer = bytes::BytesMut::with_capacity(8192);
+        buffer.extend_from_slice(b"GET / HTTP/1.1");
+        let request = buffer.split().freeze();
+        let past_it = buffer.freeze();
+        assert!(past_it.is_empty() && !request.is_unique());
+        let kept = kept(past_it);
+        assert!(request.is_unique());
+        assert!(kept.is_empty());
+    }
 }
