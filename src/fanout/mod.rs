@@ -115,9 +115,10 @@ impl Mailbox {
         std::mem::take(&mut inner.asked)
     }
 
-    /// Takes messages up to about `max_bytes` (at least one, if there is one) into `batch`.
-    pub(crate) fn take(&self, max_bytes: usize, batch: &mut Vec<Arc<Encoded>>) {
-        self.inner.lock().outbox.take(max_bytes, batch);
+    /// Takes messages up to about `max_bytes` (at least one, if there is one) into `batch`; `true`: there
+    /// are more.
+    pub(crate) fn take(&self, max_bytes: usize, batch: &mut Vec<Arc<Encoded>>) -> bool {
+        self.inner.lock().outbox.take(max_bytes, batch)
     }
 
     /// Tells whether the link takes more right now; volatile messages are dropped while it does not.

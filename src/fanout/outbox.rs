@@ -63,7 +63,8 @@ impl Outbox {
         Verdict::Queued
     }
 
-    pub(crate) fn take(&mut self, max_bytes: usize, batch: &mut Vec<Arc<Encoded>>) {
+    /// `true`: there is more.
+    pub(crate) fn take(&mut self, max_bytes: usize, batch: &mut Vec<Arc<Encoded>>) -> bool {
         let mut taken = 0;
         while taken < max_bytes {
             let Some(message) = self.queue.pop_front() else {
@@ -76,6 +77,7 @@ impl Outbox {
         if self.queue.is_empty() && self.queue.capacity() > KEEP_SLOTS {
             self.queue = VecDeque::new(); // a burst must not cost an idle session memory
         }
+        !self.queue.is_empty()
     }
 
     pub(crate) fn set_stalled(&mut self, stalled: bool) {

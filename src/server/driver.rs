@@ -30,6 +30,8 @@ use crate::transport::polling::PollRequest;
 const READ_BATCH: usize = 64;
 /// Bytes taken from the outbox at a time.
 const WRITE_BATCH: usize = 64 * 1024;
+/// Messages that an idle session keeps room for.
+const KEPT_BATCH: usize = 16;
 /// Rounds before the task yields its thread.
 const ROUNDS: usize = 8;
 
@@ -91,6 +93,8 @@ pub(crate) struct Driver {
     timer: Pin<Box<Sleep>>,
     armed: Option<Instant>,
     batch: Vec<Arc<Encoded>>,
+    /// What the mailbox was told last: does the link take nothing?
+    stalled: bool,
     ending: Ending,
     /// The reason that was counted; a task that panicked has none.
     closed: Option<CloseReason>,
@@ -138,6 +142,7 @@ impl Driver {
             timer: Box::pin(tokio::time::sleep_until(tokio::time::Instant::now())),
             armed: None,
             batch: Vec::new(),
+            stalled: false,
             ending: Ending::No,
             closed: None,
         }
@@ -342,7 +347,10 @@ impl Driver {
                 true
             }
         };
-        self.handle.mailbox.set_stalled(stalled);
+        if stalled != self.stalled {
+            self.stalled = stalled;
+            self.handle.mailbox.set_stalled(stalled);
+        }
     }
 
     fn write_probe(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
@@ -374,11 +382,10 @@ impl Driver {
                 self.metrics.bytes_sent[kind].inc_by(frame.len() as u64);
                 self.link.queue_frame(&frame)?;
             }
-            while self.link.is_writable() {
-                self.handle.mailbox.take(WRITE_BATCH, &mut self.batch);
-                if self.batch.is_empty() {
-                    break;
-                }
+            // what is pushed from now on wakes the task again
+            let mut more = true;
+            while more && self.link.is_writable() {
+                more = self.handle.mailbox.take(WRITE_BATCH, &mut self.batch);
                 for message in self.batch.drain(..) {
                     self.metrics.packets_sent[kind].inc_by(message.frames().len() as u64);
                     self.metrics.bytes_sent[kind].inc_by(message.payload_bytes() as u64);
@@ -398,7 +405,10 @@ impl Driver {
             if !self.link.is_writable() {
                 return Ok(true);
             }
-            if self.handle.mailbox.is_empty() {
+            if !more {
+                if self.batch.capacity() > KEPT_BATCH {
+                    self.batch = Vec::new(); // a burst must not cost an idle session memory
+                }
                 return Ok(false);
             }
         }

@@ -203,7 +203,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let count = self.writer.slices(&mut slices);
             let io = Pin::new(&mut self.io);
-            let written = ready!(io.poll_write_vectored(cx, &slices[..count]))?;
+            // the system takes one buffer for less than a list of one
+            let written = ready!(match &slices[..count] {
+                [one] => io.poll_write(cx, one),
+                several => io.poll_write_vectored(cx, several),
+            })?;
             if written == 0 {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
             }
