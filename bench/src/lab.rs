@@ -1,10 +1,11 @@
 //! What a run has at hand: the servers' programs, Redis, and how long and how large things are.
 
 use std::cell::OnceCell;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::fleet::Transport;
@@ -16,6 +17,8 @@ pub(crate) enum Peer {
     Quicket,
     /// Another build of it, named on the command line.
     Baseline,
+    /// One that runs already, named on the command line.
+    Given,
     Socketioxide,
     Node,
     Floor,
@@ -28,6 +31,7 @@ impl Peer {
         match self {
             Self::Quicket => "Quicket",
             Self::Baseline => "Quicket, baseline",
+            Self::Given => "given server",
             Self::Socketioxide => "socketioxide",
             Self::Node => "Node socket.io",
             Self::Floor => "floor",
@@ -41,7 +45,7 @@ impl Peer {
 
     pub(crate) fn speaks(self, transport: Transport) -> bool {
         match self {
-            Self::Quicket | Self::Baseline => true,
+            Self::Quicket | Self::Baseline | Self::Given => true,
             Self::Socketioxide | Self::Node => transport != Transport::Webtransport,
             Self::Floor => transport == Transport::Websocket,
             Self::Wtransport => transport == Transport::Webtransport,
@@ -80,6 +84,8 @@ pub(crate) struct Lab {
     pub(crate) recovery: bool,
     /// Another build of `peer-quicket`, to be compared with this one.
     pub(crate) baseline: Option<PathBuf>,
+    /// A server that runs already, which is then the only one, and its process.
+    pub(crate) given: Option<(SocketAddr, Option<u32>)>,
     /// Only these; empty: all.
     pub(crate) peers: Vec<Peer>,
     /// Where the servers' programs are.
@@ -97,6 +103,7 @@ impl Lab {
             rounds,
             recovery: false,
             baseline: None,
+            given: None,
             peers: Vec::new(),
             programs,
             redis: OnceCell::new(),
@@ -105,6 +112,9 @@ impl Lab {
 
     /// Who of `peers` is wanted, the baseline with it.
     pub(crate) fn chosen(&self, peers: &[Peer]) -> Vec<Peer> {
+        if self.given.is_some() {
+            return vec![Peer::Given];
+        }
         let mut all = peers.to_vec();
         all.extend(self.baseline.as_ref().map(|_| Peer::Baseline));
         all.retain(|peer| self.peers.is_empty() || self.peers.contains(peer));
@@ -112,6 +122,12 @@ impl Lab {
     }
 
     pub(crate) fn start(&self, peer: Peer, redis_url: Option<&str>) -> Result<Server> {
+        if let Some((address, pid)) = self.given {
+            if redis_url.is_some() {
+                bail!("a cluster is not one server");
+            }
+            return Ok(Server::given(address, pid));
+        }
         let mut args: Vec<String> = Vec::new();
         let mut program = self.programs.clone();
         match peer {
@@ -133,6 +149,7 @@ impl Lab {
                 args.extend(self.recovery.then(|| "--recovery".to_owned()));
             }
             Peer::Socketioxide => program.push("peer-socketioxide"),
+            Peer::Given => bail!("no server was given"),
             Peer::Floor => program.push("peer-floor"),
             Peer::Wtransport => program.push("peer-wtransport"),
         }

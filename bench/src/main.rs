@@ -12,6 +12,7 @@ mod report;
 mod traffic;
 mod workloads;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -48,6 +49,12 @@ enum Command {
         /// Another build of peer-quicket, measured beside this one
         #[arg(long)]
         baseline: Option<PathBuf>,
+        /// A server that runs already (not a cluster): only that one is measured
+        #[arg(long)]
+        server: Option<SocketAddr>,
+        /// The process of `--server`, for its CPU time and memory
+        #[arg(long, requires = "server")]
+        pid: Option<u32>,
         /// Where results.json and the plots go; what is there of other workloads stays
         #[arg(long, default_value = "target/results")]
         out: PathBuf,
@@ -68,9 +75,21 @@ enum Command {
 
 fn main() -> Result<()> {
     match Args::parse().command {
-        Command::Run { mode, only, rounds, recovery, peers, baseline, out, document } => {
+        Command::Run {
+            mode,
+            only,
+            rounds,
+            recovery,
+            peers,
+            baseline,
+            server,
+            pid,
+            out,
+            document,
+        } => {
             let mut lab = Lab::new(mode, rounds)?;
             (lab.recovery, lab.peers, lab.baseline) = (recovery, peers, baseline);
+            lab.given = server.map(|address| (address, pid));
             let name = mode.pick("quick", "full");
             let mut results = Results::new(name, lab.rounds);
             if let Ok(before) = Results::read(&out)

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-/// A server under measurement; ends with its owner.
+/// A server under measurement; ends with its owner if that started it.
 pub(crate) struct Server {
-    child: Child,
+    child: Option<Child>,
+    /// Whose CPU time and memory are read, if known.
+    pid: Option<u32>,
     pub(crate) address: SocketAddr,
 }
 
@@ -26,7 +28,8 @@ impl Server {
         let child = command.args(args).stdout(Stdio::piped()).spawn();
         let mut child = child.with_context(|| format!("cannot start {}", program.display()))?;
         let stdout = child.stdout.take().context("stdout was piped")?;
-        let mut server = Self { child, address: SocketAddr::from(([0, 0, 0, 0], 0)) };
+        let (pid, nowhere) = (Some(child.id()), SocketAddr::from(([0, 0, 0, 0], 0)));
+        let mut server = Self { child: Some(child), pid, address: nowhere };
         for line in BufReader::new(stdout).lines() {
             if let Some(address) = line?.strip_prefix("listening on ") {
                 let port = address.rsplit(':').next().unwrap_or_default().parse()?;
@@ -37,20 +40,28 @@ impl Server {
         bail!("{} has ended before it listened", program.display())
     }
 
+    /// One that somebody else has started.
+    pub(crate) fn given(address: SocketAddr, pid: Option<u32>) -> Self {
+        Self { child: None, pid, address }
+    }
+
+    /// Nothing at all of a server whose process is not known.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        usage(self.child.id())
+        self.pid.map_or_else(|| Ok(Usage::default()), usage)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        if let Some(child) = &mut self.child {
+            child.kill().ok();
+            child.wait().ok();
+        }
     }
 }
 
 /// What a process has used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Usage {
     /// CPU time by the process's own account, which knows threads that have ended, in 10 ms.
     ticks: Duration,
