@@ -14,7 +14,7 @@ const STREAM: &str = "socket.io";
 async fn both_ready(nodes: &Nodes) {
     for node in [nodes.here(), nodes.there()] {
         is_ready(node).await;
-        more_published(node, 200).await;
+        more_published(node, 100).await;
     }
 }
 
@@ -31,7 +31,7 @@ async fn a_master_that_is_killed_under_sentinel_loses_nothing_silently() {
     let mut sentinel = Sentinel::start().await;
     let nodes = Nodes::alike(at(sentinel.url()), |_| {}).await;
     let load = Load::start(&nodes).await;
-    more_published(nodes.here(), 200).await;
+    more_published(nodes.here(), 100).await;
     let old = sentinel.master().await;
     sentinel.data[old].kill();
     local_deliveries(nodes.here(), 50).await;
@@ -52,7 +52,7 @@ async fn a_master_that_is_replaced_under_sentinel_is_left_at_once() {
     let sentinel = Sentinel::start().await;
     let nodes = Nodes::alike(at(sentinel.url()), |_| {}).await;
     let load = Load::start(&nodes).await;
-    more_published(nodes.here(), 200).await;
+    more_published(nodes.here(), 100).await;
     let old = sentinel.master().await;
     let failover = sentinel.sentinel.call(&["SENTINEL", "FAILOVER", "main"]).await;
     assert_eq!(failover, Reply::text("OK"));
@@ -83,7 +83,7 @@ async fn a_server_of_a_cluster_that_hands_over_costs_no_event() {
     let cluster = Cluster::start(Some(STREAM)).await;
     let nodes = Nodes::alike(at(cluster.url()), |_| {}).await;
     let load = Load::start(&nodes).await;
-    more_published(nodes.here(), 200).await;
+    more_published(nodes.here(), 100).await;
     let replica = cluster.replica.as_ref().unwrap();
     let old = &cluster.servers[cluster.owner(STREAM).await];
     for (from, to) in [(old, replica), (replica, old)] {
@@ -109,7 +109,7 @@ async fn a_server_of_a_cluster_that_is_killed_loses_nothing_silently() {
     let mut cluster = Cluster::start(Some(STREAM)).await;
     let nodes = Nodes::alike(at(cluster.url()), |_| {}).await;
     let load = Load::start(&nodes).await;
-    more_published(nodes.here(), 200).await;
+    more_published(nodes.here(), 100).await;
     let old = cluster.owner(STREAM).await;
     cluster.servers[old].kill();
     local_deliveries(nodes.here(), 50).await;

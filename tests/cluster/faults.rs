@@ -68,7 +68,7 @@ async fn hanging(nodes: Nodes, begin: impl AsyncFnOnce(), end: impl AsyncFnOnce(
     begin().await;
     for node in [nodes.here(), nodes.there()] {
         is_degraded(node).await;
-        local_deliveries(node, 100).await;
+        local_deliveries(node, 50).await;
     }
     tokio::time::sleep_until(until).await;
     end().await;
@@ -126,14 +126,14 @@ async fn slow(delay: Duration, cuts: usize) {
     proxy.delay(delay);
     for _ in 0..cuts {
         for node in [nodes.here(), nodes.there()] {
-            more_published(node, 500).await;
+            more_published(node, 150).await;
         }
         proxy.cut(); // the way back is slow, too
         nodes.here().until_metric("bus_connected", 0).await;
     }
     for node in [nodes.here(), nodes.there()] {
         node.until_metric("bus_connected", 1).await;
-        more_published(node, 500).await;
+        more_published(node, 150).await;
     }
     let outcome = load.finish().await;
     outcome.own_events_arrived();
@@ -165,8 +165,8 @@ async fn a_line_that_swallows_everything_costs_no_event() {
         more_published(nodes.here(), 50).await;
         more_published(nodes.there(), 50).await;
         proxy.stall(true);
-        local_deliveries(nodes.here(), 100).await;
-        local_deliveries(nodes.there(), 100).await;
+        local_deliveries(nodes.here(), 50).await;
+        local_deliveries(nodes.there(), 50).await;
         proxy.stall(false);
         proxy.cut();
         is_ready(nodes.here()).await;

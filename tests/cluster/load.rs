@@ -15,6 +15,10 @@ use crate::support::within;
 /// How long an event may take to a client of its own node, whatever Redis does.
 const LOCAL: Duration = Duration::from_secs(1);
 
+/// A node publishes that often: enough to have some on every way at any moment, and little enough for a machine
+/// that runs other tests, too.
+const PACE: Duration = Duration::from_millis(8);
+
 /// How often something is asked that nobody announces.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
@@ -84,7 +88,7 @@ fn publish(server: &TestServer, at: usize, stop: Arc<AtomicBool>) -> JoinHandle<
     let namespace = server.server.of("/");
     tokio::spawn(async move {
         let mut sent = Vec::new();
-        let mut pace = tokio::time::interval(Duration::from_millis(2));
+        let mut pace = tokio::time::interval(PACE);
         while !stop.load(Ordering::Relaxed) {
             pace.tick().await;
             let now = Instant::now();

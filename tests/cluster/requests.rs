@@ -156,6 +156,18 @@ async fn a_request_to_a_redis_that_hangs_and_dies_is_partial() {
     }
 }
 
+/// Until so many have subscribed.
+async fn subscribers(redis: &Redis, channel: &str, count: i64) {
+    let mut connection = redis.connect().await;
+    let expected = Reply::List(vec![Reply::text(channel), Reply::Integer(count)]);
+    within("the subscriptions", async {
+        while connection.call(&["PUBSUB", "NUMSUB", channel]).await != expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stops_says_goodbye() {
     let nodes = Nodes::two().await;
@@ -166,15 +178,7 @@ async fn a_node_that_stops_says_goodbye() {
     nodes.there().server.of("/").emit("last words", &()).await.unwrap();
     nodes.there().server.shutdown();
     assert_eq!(client.event().await, json!(["last words"]));
-    let mut connection = redis.connect().await;
-    within("its connections to be gone", async {
-        while connection.call(&["PUBSUB", "NUMSUB", "socket.io#/#"]).await
-            != Reply::List(vec![Reply::text("socket.io#/#"), Reply::Integer(1)])
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    subscribers(redis, "socket.io#/#", 1).await;
     assert!(nodes.here().server.of("/").fetch_sockets().await.complete);
 }
 
@@ -193,6 +197,8 @@ async fn a_dynamic_namespace_that_has_ended_keeps_nobody_waiting() {
     here.join("/room-1").await;
     let mut there = nodes.there().client(quicket::TransportKind::WebSocket).await;
     there.join("/room-1").await;
+    // a node is asked from when Redis has its subscription
+    subscribers(nodes.redis.as_ref().unwrap(), "socket.io#/room-1#", 2).await;
     let room = nodes.here().server.of("/room-1");
     assert_eq!(room.fetch_sockets().await.sockets.len(), 2);
     there.send("41/room-1,").await;

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { readFile, writeFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
-import { encode } from "@msgpack/msgpack";
 import { open, startCluster } from "./lib/cluster.mjs";
+import { Emitter, IS_OFFICIAL } from "./lib/emitter.mjs";
 import { ANYTHING, bytes, end, expect, OPERATIONS, people } from "./lib/operations.mjs";
 
 const DOCS = new URL("../../docs/cluster.md", import.meta.url);
@@ -16,42 +16,69 @@ before(async () => {
 }, LIMIT);
 after(() => cluster?.stop(), LIMIT);
 
-/** Entries in the stream, as the official emitter writes them. (It is not on npm.) */
-const base64 = (value) => Buffer.from(encode(value)).toString("base64");
+/** The emitter's calls do not wait, but come in their order: when this has come, the others have. */
+const settled = async (all, emitter) => {
+  for (const client of [all.inside, all.outside]) {
+    emitter.to(client.id).emit("settled");
+    await expect(client, ["settled"]);
+  }
+};
+
+/** What the emitter can do; see lib/emitter.mjs. */
 const EMITTED = {
-  "emit to a room": async (all, add) => {
-    const packet = { type: 2, data: ["emitted", ...ANYTHING], nsp: "/" };
-    await add("3", JSON.stringify({ packet, opts: { rooms: [all.room], flags: {}, except: [] } }));
+  "emit to all": async (all, emitter) => {
+    emitter.emit("emitted", "to all");
+    for (const client of [all.inside, all.outside]) await expect(client, ["emitted", "to all"]);
+  },
+  "emit to a room": async (all, emitter) => {
+    emitter.to(all.room).emit("emitted", ...ANYTHING);
+    await expect(all.inside, ["emitted", ...ANYTHING]);
+    await settled(all, emitter);
+  },
+  "emit to all except a room": async (all, emitter) => {
+    emitter.except(all.room).emit("emitted", 7);
+    await expect(all.outside, ["emitted", 7]);
+    await settled(all, emitter);
+  },
+  "emit binary": async (all, emitter) => {
+    emitter.to(all.room).emit("emitted", bytes(9, 8));
+    await expect(all.inside, ["emitted", bytes(9, 8)]);
+  },
+  "emit in another namespace": async (all, emitter) => {
+    const guest = await open(all.node, { nsp: "/notifications" });
+    try {
+      emitter.of("/notifications").emit("emitted", "there");
+      await expect(guest, ["emitted", "there"]);
+      await settled(all, emitter);
+    } finally {
+      guest.close();
+    }
+  },
+  socketsJoin: async (all, emitter) => {
+    emitter.to(all.room).socketsJoin(`${all.room}-3`);
+    await settled(all, emitter);
+    await all.caller.ask({ op: "emit", event: "joined", to: [`${all.room}-3`] });
     await end(all);
-    await expect(all.inside, ["emitted", ...ANYTHING], ["end"]);
+    await expect(all.inside, ["joined"], ["end"]);
     await expect(all.outside, ["end"]);
   },
-  "emit binary": async (all, add) => {
-    const packet = { type: 2, data: ["emitted", bytes(9, 8)], nsp: "/" };
-    await add("3", base64({ packet, opts: { rooms: [all.room], flags: {}, except: [] } }));
-    await end(all);
-    await expect(all.inside, ["emitted", bytes(9, 8)], ["end"]);
-  },
-  socketsJoin: async (all, add) => {
-    const opts = { rooms: [all.room], except: [], flags: {} };
-    await add("4", JSON.stringify({ opts, rooms: [`${all.room}-3`] }));
-    await all.caller.ask({ op: "emit", event: "joined", to: [`${all.room}-3`] });
-    await expect(all.inside, ["joined"]);
-  },
-  socketsLeave: async (all, add) => {
-    const opts = { rooms: [all.inside.id], except: [], flags: {} };
-    await add("5", JSON.stringify({ opts, rooms: [all.room] }));
+  socketsLeave: async (all, emitter) => {
+    emitter.to(all.inside.id).socketsLeave(all.room);
+    await settled(all, emitter);
     await all.caller.ask({ op: "emit", event: "left", to: [all.room] });
     await end(all);
     await expect(all.inside, ["end"]);
   },
-  disconnectSockets: async (all, add) => {
-    const opts = { rooms: [all.room], except: [], flags: {} };
-    await add("6", JSON.stringify({ opts, close: false }));
+  disconnectSockets: async (all, emitter) => {
+    emitter.to(all.room).disconnectSockets(false);
     assert.equal(await all.inside.disconnected, "io server disconnect");
   },
-  serverSideEmit: async (all, add) => {
-    await add("9", JSON.stringify({ packet: ["tell", "from afar"] }));
+  "disconnectSockets(true)": async (all, emitter) => {
+    emitter.to(all.room).disconnectSockets(true);
+    assert.match(await all.inside.disconnected, /^(io server disconnect|transport close)$/);
+  },
+  serverSideEmit: async (all, emitter) => {
+    emitter.serverSideEmit("tell", "from afar");
     await expect(all.inside, ["server-side", "from afar"]);
   },
 };
@@ -76,16 +103,16 @@ describe("every operation arrives in every direction", { concurrency: false }, (
   }
 });
 
-describe("entries as the streams emitter writes them arrive", { concurrency: false }, () => {
+const EMITTER = IS_OFFICIAL ? "the official streams emitter" : "the streams emitter's entries, by XADD";
+describe(`what comes of ${EMITTER}`, { concurrency: false }, () => {
   for (const [operation, body] of Object.entries(EMITTED)) {
     const name = `emitter: ${operation}`;
     results.set(name, new Map());
-    for (const [direction, node] of [["emitter → Rust", "b"], ["emitter → Node", "n"]]) {
+    for (const [direction, at] of [["emitter → Rust", "b"], ["emitter → Node", "n"]]) {
       test(`${operation}: ${direction}`, LIMIT, async () => {
         const { redis, nodes } = cluster;
-        const add = (type, data) =>
-          redis.client.xAdd("socket.io", "*", { uid: "emitter", nsp: "/", type, data });
-        await people([nodes.a, nodes[node]], (all) => body(all, add));
+        const emitter = new Emitter(redis.client);
+        await people([nodes.a, nodes[at]], (all) => body({ ...all, node: nodes[at] }, emitter));
         note(name, direction);
       });
     }

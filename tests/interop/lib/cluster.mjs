@@ -135,11 +135,16 @@ async function startNode(kind, name, flags) {
 export async function startCluster(flags = [], { sharedOut = false } = {}) {
   const redis = await (sharedOut ? startRedisCluster() : startRedis());
   const all = ["--redis-url", redis.url, ...flags];
-  const nodes = await Promise.all([
-    startNode("rust", "a", all),
-    startNode("rust", "b", all),
-    startNode("node", "n", all),
-  ]);
+  const starting = [["rust", "a"], ["rust", "b"], ["node", "n"]].map(([kind, name]) => startNode(kind, name, all));
+  const started = await Promise.allSettled(starting);
+  const nodes = started.flatMap(({ value }) => value ?? []);
+  const failed = started.find(({ reason }) => reason);
+  if (failed) {
+    // or what did start would keep this process for ever
+    await Promise.all(nodes.map((node) => node.stop()));
+    await redis.stop();
+    throw failed.reason;
+  }
   const [a, b, n] = nodes;
   return {
     redis,
