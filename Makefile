@@ -6,13 +6,14 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback
+.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback image-test
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
 	@echo "make cluster Redis and two nodes, on ports 3000 and 3001, that draw together"
 	@echo "make test    all tests: Rust, official clients, real browsers (installs what it needs)"
 	@echo "make fallback  time to the first event where UDP or WebSocket is blocked, against the official client"
+	@echo "make image-test  the Dockerfile, built without a registry (root; installs buildah)"
 	@echo "make check   formatting, lints, docs, licences"
 	@echo "make bench   servers side by side; writes docs/benchmark.md (BENCH=quick: minutes, writes nothing)"
 	@echo "PORT=8080 make run takes another port; the other settings are in docs/configuration.md"
@@ -48,8 +49,9 @@ tests/%/node_modules/.installed: tests/%/package.json tests/%/package-lock.json
 	@touch $@
 
 setup: tests/interop/node_modules/.installed tests/browser/node_modules/.installed
-	scripts/debian-packages chromium firefox-esr redis-server redis-sentinel
+	scripts/debian-packages chromium firefox-esr redis-server redis-sentinel haproxy nginx openssl
 	scripts/valkey
+	scripts/python-tools
 
 # the official clients' tests drive the examples, which the debug build has already
 EXAMPLES := $(CURDIR)/target/debug/examples
@@ -75,6 +77,9 @@ test-manifests:
 fallback: frontend setup
 	$(CARGO) build --release --bin quicket
 	cd tests/browser && node fallback.mjs
+# both images by buildah; minutes of compiling, and root, which is why it is no part of `make test`
+image-test:
+	scripts/image-test
 
 # --- static checks
 
