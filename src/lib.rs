@@ -57,7 +57,9 @@ pub use self::error::{
     AckError, CloseReason, ConfigError, DataError, EmitError, LinkError, PeerMisbehaved, ServeError,
 };
 pub use self::metrics::Metrics;
-pub use self::server::{Builder, EngineServer, EngineSocket, ForEngine, ForSocketIo, Server};
+pub use self::server::{
+    Builder, EngineServer, EngineSocket, ForEngine, ForSocketIo, Server, raise_descriptor_limit,
+};
 pub use self::socketio::packet::{Args, Payload};
 pub use self::socketio::{
     Ack, Answers, Auth, Broadcast, ConnectError, Delivery, DynamicNamespace, Event, EventHandler,

@@ -30,6 +30,10 @@ fn main() -> ExitCode {
         }
     };
     start_log(&config);
+    match quicket::raise_descriptor_limit() {
+        Ok(limit) => tracing::debug!(?limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it was"),
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

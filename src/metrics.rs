@@ -5,6 +5,7 @@
 //! looked up once, at the start, which also makes every series visible from zero.
 
 mod bus;
+mod descriptors;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,6 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 pub(crate) use self::bus::BusMetrics;
+pub(crate) use self::descriptors::DescriptorMetrics;
 use crate::engine::TransportKind;
 use crate::engine::handshake::HandshakeError;
 use crate::engine::session::ProbeFailure;
@@ -64,6 +66,8 @@ pub struct Metrics {
     pub(crate) handler_errors: Counter,
     /// Handlers that panicked.
     pub(crate) handler_panics: Counter,
+    /// File descriptors.
+    pub(crate) descriptors: DescriptorMetrics,
     /// When the certificate ends, in seconds of Unix time; 0 while there is none.
     pub(crate) certificate_not_after: Gauge,
     /// Clients that went on with their session, and the events that they were sent again.
@@ -118,6 +122,7 @@ impl Metrics {
             inbox_pauses: counter(r, "inbox_pauses", "Pauses in reading, for lagging handlers"),
             handler_errors: counter(r, "handler_errors", "Handlers that returned an error"),
             handler_panics: counter(r, "handler_panics", "Handlers that panicked"),
+            descriptors: DescriptorMetrics::register(r),
             certificate_not_after,
             recovered: counter(r, "recoveries", "Clients that went on with their session"),
             replayed: counter(r, "events_replayed", "Events sent again to those clients"),
@@ -483,8 +488,10 @@ mod tests {
             bus_local_deliveries_total bus_malformed_total bus_published_total bus_queue_bytes \
             bus_queue_messages bus_received_total bus_reconnects_total bus_refusals_total \
             bus_requests_lost_total bus_skipped_total bytes_received_total bytes_sent_total \
-            certificate_not_after_seconds deliveries_total events_replayed_total handler_errors_total \
-            handler_panics_total handshakes_refused_total http_requests_refused_total inbox_pauses_total \
+            certificate_not_after_seconds connections_refused_total deliveries_total \
+            events_replayed_total file_descriptors file_descriptors_hard_limit \
+            file_descriptors_soft_limit handler_errors_total handler_panics_total \
+            handshakes_refused_total http_requests_refused_total inbox_pauses_total \
             outbox_bytes outbox_overflows_total packets_received_total packets_sent_total peer_misbehaved_total \
             pings_unanswered_total recoveries_refused_total recoveries_total sessions sessions_closed_total \
             sessions_fenced_total sessions_opened_total sockets \
@@ -524,7 +531,8 @@ mod tests {
     #[test]
     fn every_plain_counter_counts_under_its_own_name() {
         type Get = fn(&Metrics) -> &Counter;
-        let counters: [(&str, Get); 9] = [
+        let counters: [(&str, Get); 10] = [
+            ("connections_refused", |m| &m.descriptors.refused),
             ("http_requests_refused", |m| &m.http_requests_refused),
             ("pings_unanswered", |m| &m.pings_unanswered),
             ("broadcasts", |m| &m.broadcasts),

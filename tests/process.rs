@@ -44,6 +44,11 @@ impl Process {
         if !environment.iter().any(|(name, _)| *name == "PORT") {
             command.env("PORT", "0");
         }
+        Self::wait(command, 0).await
+    }
+
+    /// Until it answers, on its port for health if there is one.
+    async fn wait(mut command: Command, admin: u16) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut process = Self { child, log, address: ([127, 0, 0, 1], 0).into() };
@@ -51,7 +56,11 @@ impl Process {
         let port = line.split("http://localhost:").nth(1).unwrap();
         let digits = port.find(|c: char| !c.is_ascii_digit()).unwrap_or(port.len());
         process.address.set_port(port[..digits].parse().unwrap());
-        let readyz = || process.get("/readyz");
+        let mut health = process.address;
+        if admin != 0 {
+            health.set_port(admin);
+        }
+        let readyz = || get(health, "/readyz");
         // bound is not yet serving
         while readyz().await.0 != 200 {
             tokio::task::yield_now().await;
@@ -218,10 +227,8 @@ async fn settings_come_from_the_file_too() {
 
 #[tokio::test]
 async fn health_and_metrics_can_have_a_port_of_their_own() {
-    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let admin = free.local_addr().unwrap();
-    drop(free);
-    let port = admin.port().to_string();
+    let port = free_port();
+    let admin = SocketAddr::new([127, 0, 0, 1].into(), port.parse().unwrap());
     let mut command = command(&["--admin-port", &port], &[("PORT", "0")]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -355,6 +362,65 @@ async fn bytes_that_wait_for_clients_are_counted_when_somebody_asks() {
     within("the event waits", async { while waiting().await == 0 {} }).await;
     reqwest::get(&url).await.unwrap();
     assert_eq!(waiting().await, 0);
+}
+
+/// Starts it with this many file descriptors, and health on a port of its own.
+async fn start_with_descriptors(limit: &str, admin: &str) -> Process {
+    let shell = format!("ulimit -n {limit}; exec {}", env!("CARGO_BIN_EXE_quicket"));
+    let mut command = Command::new("sh");
+    command.args(["-c", &shell]).env_clear().env("LISTEN_ADDRESS", "127.0.0.1");
+    command.env("PORT", "0").env("ADMIN_PORT", admin).kill_on_drop(true);
+    Process::wait(command, admin.parse().unwrap()).await
+}
+
+#[tokio::test]
+async fn connections_are_refused_in_order_before_file_descriptors_run_out() {
+    let admin = free_port();
+    let process = start_with_descriptors("96", &admin).await;
+    let health = SocketAddr::new(process.address.ip(), admin.parse().unwrap());
+    let metric = async |name: &str| {
+        let (_, metrics) = get(health, "/metrics").await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(metric("quicket_file_descriptors_soft_limit").await, 96);
+    assert_eq!(metric("quicket_file_descriptors_hard_limit").await, 96);
+    let mut client = Client::open(process.address, TransportKind::WebTransport).await;
+    let mut held = Vec::new();
+    let answer = within("the process to fill up", async {
+        loop {
+            held.push(tokio::net::TcpStream::connect(process.address).await.unwrap());
+            let answer = reqwest::get(format!("http://{}/", process.address)).await.unwrap();
+            if answer.status().as_u16() == 503 {
+                break answer;
+            }
+        }
+    })
+    .await;
+    // 12 of the 96 are kept back
+    assert!((40..=84).contains(&held.len()), "{}", held.len());
+    assert!(metric("quicket_file_descriptors").await < 96);
+    assert_eq!(answer.headers()["connection"], "close");
+    assert!(metric("quicket_connections_refused_total").await >= 1);
+    assert_eq!(get(health, "/healthz").await.0, 200, "health comes from the reserve");
+    // sessions over QUIC need none
+    client.join("/").await;
+    drop(held);
+    within("room again", async { while process.get("/").await.0 == 503 {} }).await;
+}
+
+#[tokio::test]
+async fn the_soft_limit_is_raised_to_the_hard_one() {
+    let admin = free_port();
+    let process = start_with_descriptors("512; ulimit -S -n 128", &admin).await;
+    let health = SocketAddr::new(process.address.ip(), admin.parse().unwrap());
+    let (_, metrics) = get(health, "/metrics").await;
+    assert!(metrics.contains("quicket_file_descriptors_soft_limit 512\n"), "{metrics}");
+}
+
+fn free_port() -> String {
+    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    free.local_addr().unwrap().port().to_string()
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use rand::seq::SliceRandom as _;
 use tokio::sync::watch;
 
+use super::descriptors;
 use super::driver::{Driver, Upper};
 use super::raw::EngineSocket;
 use super::registry::{Registry, SessionHandle};
@@ -114,6 +115,7 @@ impl Core {
         // a counter that every push and every write changes would be the one thing all cores fight for
         let waiting = self.registry.outbox_bytes();
         self.metrics.outbox_bytes.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        descriptors::sample(&self.metrics);
         &self.metrics
     }
 

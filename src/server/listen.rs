@@ -22,6 +22,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::accept::Peer;
 use super::core::Core;
+use super::descriptors::{Gate, Pass};
 use super::quic::to_canonical;
 use crate::error::ServeError;
 
@@ -114,14 +115,19 @@ fn bind_exactly(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Resu
 /// quic-go and quinn both advise about this much.
 const UDP_BUFFER: usize = 4 * 1024 * 1024;
 
+/// What a listener serves.
+pub(super) struct Served {
+    pub(super) listener: TcpListener,
+    /// With it, HTTPS.
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) app: Router,
+    /// Answers when file descriptors run out. None: whoever comes is served from the reserve.
+    pub(super) full: Option<Router>,
+}
+
 /// Serves until the server is closed, and then until what is under way has been answered, for a moment.
-/// With `tls`, HTTPS.
-pub(crate) async fn run(
-    core: Arc<Core>,
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    app: Router,
-) {
+pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Served) {
+    let gate = Gate::new();
     let closed = core.closed();
     tokio::pin!(closed);
     // every connection holds a sender: the channel ends with the last one
@@ -142,19 +148,49 @@ pub(crate) async fn run(
         // small packets are what this server sends
         let _ = stream.set_nodelay(true);
         let peer = Peer { address: to_canonical(address), secure: tls.is_some() };
-        let (tls, app, closed, alive) = (tls.clone(), app.clone(), core.closed(), alive.clone());
-        tokio::spawn(async move {
-            match tls {
-                None => serve_plain(stream, peer, app, closed).await,
-                Some(tls) => serve_tls(&tls, stream, peer, app, closed).await,
+        let (tls, closed, alive) = (tls.clone(), core.closed(), alive.clone());
+        let pass = full.as_ref().map_or(Pass::Serve, |_| gate.pass(&stream));
+        if !matches!(pass, Pass::Serve) {
+            core.metrics.descriptors.refused.inc();
+        }
+        match (pass, &full) {
+            (Pass::Refuse(permit), Some(full)) => {
+                let full = full.clone();
+                tokio::spawn(async move {
+                    let refused = serve(tls, stream, peer, full, closed);
+                    let _ = tokio::time::timeout(REFUSAL, refused).await;
+                    drop((permit, alive));
+                });
             }
-            drop(alive);
-        });
+            (Pass::Drop, _) => {}
+            _ => {
+                let app = app.clone();
+                tokio::spawn(async move {
+                    serve(tls, stream, peer, app, closed).await;
+                    drop(alive);
+                });
+            }
+        }
     }
     drop((listener, alive));
     let _ = tokio::time::timeout(LAST_ANSWERS, all_gone.recv()).await;
 }
 
+async fn serve(
+    tls: Option<TlsAcceptor>,
+    stream: TcpStream,
+    peer: Peer,
+    app: Router,
+    closed: impl Future<Output = ()>,
+) {
+    match tls {
+        None => serve_plain(stream, peer, app, closed).await,
+        Some(tls) => serve_tls(&tls, stream, peer, app, closed).await,
+    }
+}
+
+/// How long a connection may take that is refused.
+const REFUSAL: Duration = Duration::from_secs(2);
 /// How long responses that are under way may take at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 

@@ -6,6 +6,7 @@
 
 mod accept;
 mod core;
+mod descriptors;
 mod driver;
 mod listen;
 mod quic;
@@ -35,6 +36,7 @@ use tokio_rustls::TlsAcceptor;
 
 use self::accept::Peer;
 use self::core::{AdmitFn, Core, Protocol, RawFn};
+pub use self::descriptors::raise_descriptor_limit;
 use self::quic::Quic;
 pub use self::raw::EngineSocket;
 use crate::cluster::Bus;
@@ -434,20 +436,23 @@ impl Running {
         let tls = tls.then(|| TlsAcceptor::from(core.certificates.tcp_config()));
         let mut app = self.router().merge(self.routes.clone());
         let mut listeners: Vec<JoinHandle<()>> = Vec::new();
-        match bound.admin {
+        let health = match bound.admin {
             Some(admin) => {
                 let admin = to_tokio(admin, bound.address)?;
-                listeners.push(tokio::spawn(listen::run(
-                    core.clone(),
-                    admin,
-                    None,
-                    self.admin_router(),
-                )));
+                let app = self.admin_router();
+                let admin = listen::Served { listener: admin, tls: None, app, full: None };
+                listeners.push(tokio::spawn(listen::run(core.clone(), admin)));
+                None
             }
-            None => app = app.merge(self.admin_router()),
-        }
+            None => {
+                app = app.merge(self.admin_router());
+                Some(self.admin_router())
+            }
+        };
         let listener = to_tokio(bound.listener, bound.address)?;
-        listeners.push(tokio::spawn(listen::run(core.clone(), listener, tls, app)));
+        let full = Some(descriptors::refusing(health));
+        let main = listen::Served { listener, tls, app, full };
+        listeners.push(tokio::spawn(listen::run(core.clone(), main)));
         if let Some(quic) = bound.quic.clone() {
             let core = core.clone();
             tokio::spawn(async move { quic.run(core).await });
