@@ -52,6 +52,8 @@ def test_the_pod_has_the_time_that_the_server_takes_to_stop(overlay):
     needed = sleep + seconds(overlay.settings()["SHUTDOWN_GRACE"]) + BESIDE_GRACE
     assert needed <= spec["terminationGracePeriodSeconds"], "the kubelet would kill it while it closes sessions"
     assert sleep >= 5, "balancers have to hear of it first"
+    drain, grace = (seconds(overlay.settings()[name]) for name in ("DRAIN", "SHUTDOWN_GRACE"))
+    assert drain + 15 <= grace, "the last ones closed want time, too: a poll, an application's handler"
 
 
 def free_port():
