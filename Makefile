@@ -77,6 +77,7 @@ test-manifests:
 fallback: frontend setup
 	$(CARGO) build --release --bin quicket
 	cd tests/browser && node fallback.mjs
+
 # both images by buildah; minutes of compiling, and root, which is why it is no part of `make test`
 image-test:
 	scripts/image-test

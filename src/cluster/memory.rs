@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::history::{At, Early, Offset, Past, Tail, TailLimits, Way};
 use super::message::{Message, Request};
-use super::session::{Record, Sessions, Unavailable, Written};
+use super::session::{LetGo, Record, Sessions, Unavailable, Written};
 use super::{Bus, Log, Replica, Replies, StreamId};
 use crate::engine::packet::Str;
 use crate::error::EmitError;
@@ -278,7 +278,7 @@ impl Sessions for Shared {
         std::future::ready(()).boxed()
     }
 
-    fn call_in(&self, owner: &str, pid: &str) -> BoxFuture<'static, Option<Record>> {
+    fn call_in(&self, owner: &str, pid: &str) -> BoxFuture<'static, Option<LetGo>> {
         let live = self.live();
         let owner = live.iter().find(|(name, _)| name.as_str() == owner);
         std::future::ready(owner.and_then(|(_, replica)| replica.let_go(pid))).boxed()
@@ -308,7 +308,7 @@ mod tests {
             let _ = replies.send(Reply::ClientCount(1));
         }
 
-        fn let_go(&self, _: &str) -> Option<Record> {
+        fn let_go(&self, _: &str) -> Option<LetGo> {
             None
         }
     }

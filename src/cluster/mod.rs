@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 
 use self::history::{At, Early, Offset, Past};
 use self::message::{Message, Reply, Request, Target};
-use self::session::{Record, Sessions};
+use self::session::{LetGo, Sessions};
 pub(crate) use self::wire::StreamId;
 use crate::engine::packet::Str;
 use crate::error::EmitError;
@@ -99,8 +99,8 @@ pub(crate) trait Replica: Send + Sync {
     /// sent, not returned; dropping the sender says that nothing more comes.
     fn answer(&self, request: &Request, replies: mpsc::UnboundedSender<Reply>);
 
-    /// Lets go of the socket of this session, which goes on elsewhere, and gives its last state.
-    fn let_go(&self, pid: &str) -> Option<Record>;
+    /// Lets go of the socket of this session, which goes on elsewhere. `None`: nothing is known of it.
+    fn let_go(&self, pid: &str) -> Option<LetGo>;
 }
 
 /// The bus cannot take more now.

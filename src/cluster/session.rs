@@ -65,6 +65,15 @@ pub(crate) enum Written {
     Fenced,
 }
 
+/// What an owner says when a client has come back elsewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum LetGo {
+    /// The session as it was at last. The owner has let go of it.
+    Record(Box<Record>),
+    /// It ended for good; that may not be stored yet.
+    Ended,
+}
+
 /// Keeps the records of one namespace, for all nodes. Every call ends within a second or so.
 pub(crate) trait Sessions: Send + Sync {
     /// Do records outlive this process? Otherwise they need to be written only when a socket closes.
@@ -91,7 +100,7 @@ pub(crate) trait Sessions: Send + Sync {
     /// Forgets the record, unless a newer generation exists.
     fn remove(&self, record: Record) -> BoxFuture<'static, ()>;
 
-    /// Asks the owner to let go of a socket that still looks alive there, and gives its last state. `None`:
-    /// it has none, or is gone; what is stored counts.
-    fn call_in(&self, owner: &str, pid: &str) -> BoxFuture<'static, Option<Record>>;
+    /// Asks the owner to let go of a socket that still looks alive there. `None`: it knows nothing, or is
+    /// gone; what is stored counts.
+    fn call_in(&self, owner: &str, pid: &str) -> BoxFuture<'static, Option<LetGo>>;
 }

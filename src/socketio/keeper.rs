@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::namespace::Inner as NamespaceInner;
 use super::socket::{Inner as SocketInner, Socket};
-use crate::cluster::session::{Record, Written};
+use crate::cluster::session::{LetGo, Record, Written};
 use crate::engine::packet::Str;
 use crate::metrics::Metrics;
 
@@ -101,18 +101,22 @@ impl Keeper {
     }
 
     /// The last state of a socket that is gone, if it is not written yet; it goes on elsewhere.
-    pub(super) fn take_last(&self, pid: &str) -> Option<Record> {
-        let mut queue = self.queue.lock();
-        let last = queue.last.get(pid).filter(|last| last.keep)?;
-        let record = last.record.clone();
-        queue.last.remove(pid);
-        Some(record)
+    pub(super) fn take_last(&self, pid: &str) -> Option<LetGo> {
+        let last = self.last(pid)?;
+        if let LetGo::Record(_) = last {
+            self.queue.lock().last.remove(pid);
+        }
+        Some(last)
     }
 
     /// As [`Keeper::take_last`], leaving it there.
-    pub(super) fn last(&self, pid: &str) -> Option<Record> {
+    pub(super) fn last(&self, pid: &str) -> Option<LetGo> {
         let queue = self.queue.lock();
-        queue.last.get(pid).filter(|last| last.keep).map(|last| last.record.clone())
+        let last = queue.last.get(pid)?;
+        Some(match last.keep {
+            true => LetGo::Record(Box::new(last.record.clone())),
+            false => LetGo::Ended,
+        })
     }
 
     /// Is nothing to be written?

@@ -24,7 +24,7 @@ use super::socket::Socket;
 use super::tap::Tap;
 use crate::cluster::history::{At, Offset, Way};
 use crate::cluster::message::{Flags, Message, Reply, Request, Target};
-use crate::cluster::session::Record;
+use crate::cluster::session::{LetGo, Record};
 use crate::cluster::{Bus, Log, Replica};
 use crate::config::SocketIoConfig;
 use crate::engine::packet::Str;
@@ -392,10 +392,11 @@ impl Inner {
     }
 
     /// The session as it is, if its socket is or was on this node.
-    pub(super) fn peek(&self, pid: &str) -> Option<Record> {
+    pub(super) fn peek(&self, pid: &str) -> Option<LetGo> {
         let keeper = self.keeper.as_ref()?;
         let socket = self.sessions.lock().get(pid).cloned();
-        socket.and_then(|socket| socket.record()).or_else(|| keeper.last(pid))
+        let record = socket.and_then(|socket| socket.record());
+        record.map(|record| LetGo::Record(Box::new(record))).or_else(|| keeper.last(pid))
     }
 
     pub(super) fn changed(&self, socket: &Socket) {
@@ -480,11 +481,11 @@ impl Replica for Inner {
         }
     }
 
-    fn let_go(&self, pid: &str) -> Option<Record> {
+    fn let_go(&self, pid: &str) -> Option<LetGo> {
         let keeper = self.keeper.as_ref()?;
         let socket = self.sessions.lock().get(pid).cloned();
         match socket {
-            Some(socket) => socket.supersede(),
+            Some(socket) => socket.supersede().map(|record| LetGo::Record(Box::new(record))),
             None => keeper.take_last(pid),
         }
     }

@@ -14,7 +14,7 @@ use super::namespace::Inner as NamespaceInner;
 use super::packet::Outgoing;
 use super::recovery::{Bounds, Claim, Missed, Replay, step_all};
 use super::socket::{Session, Socket};
-use crate::cluster::session::{Record, Written};
+use crate::cluster::session::{LetGo, Record, Written};
 use crate::engine::packet::Str;
 use crate::error::{CloseReason, NotRecovered};
 use crate::fanout::Encoded;
@@ -184,7 +184,11 @@ impl Shared {
                 Some(_) => timed(sessions.call_in(&stored.owner, &wish.pid)).await.flatten(),
                 None => None,
             };
-            let mut record = live.unwrap_or(stored);
+            let mut record = match live {
+                Some(LetGo::Record(record)) => *record,
+                Some(LetGo::Ended) => return Err(NotRecovered::Unknown.into()),
+                None => stored,
+            };
             let entrance = self.prepare(namespace, &record, wish.claim).await?;
             match timed(sessions.take(&record, namespace.log.name())).await {
                 Some(Ok(Written::Done)) => {}
@@ -301,8 +305,10 @@ impl From<NotRecovered> for End {
 
 /// What is known of a session, wherever it is.
 async fn look_up(namespace: &Arc<NamespaceInner>, pid: &Str) -> Result<Record, NotRecovered> {
-    if let Some(record) = namespace.peek(pid) {
-        return Ok(record);
+    match namespace.peek(pid) {
+        Some(LetGo::Record(record)) => return Ok(*record),
+        Some(LetGo::Ended) => return Err(NotRecovered::Unknown),
+        None => {}
     }
     match timed(namespace.log.sessions().load(pid)).await {
         Some(Ok(Some(record))) => Ok(record),

@@ -125,19 +125,19 @@ fn space_of(shared: &Shared, channel: &str) -> Option<Arc<Space>> {
 fn handle(shared: &Arc<Shared>, link: &SharedLink, space: &Arc<Space>, envelope: Envelope) {
     match envelope.kind {
         Kind::CallIn { pid, request_id } => {
-            let record = space.live().iter().find_map(|replica| replica.let_go(&pid));
+            let answer = space.live().iter().find_map(|replica| replica.let_go(&pid));
             let asker = wire::channels(&shared.config.channel_prefix, &space.nsp, &envelope.uid);
             let (link, space) = (link.clone(), space.clone());
             tokio::spawn(async move {
-                let record = record.as_ref();
-                let answer = wire::called_in_payload(&space.uid, &space.nsp, &request_id, record);
+                let answer = answer.as_ref();
+                let answer = wire::called_in_payload(&space.uid, &space.nsp, &request_id, answer);
                 if let Ok(answer) = answer {
                     let _ = link.publish(&asker.private, answer).await;
                 }
             });
         }
-        Kind::CalledIn { record, request_id } => {
-            shared.sessions.answer(&request_id, record.map(|record| *record));
+        Kind::CalledIn { answer, request_id } => {
+            shared.sessions.answer(&request_id, answer);
         }
         Kind::Reply { reply, request_id } => {
             shared.requests.answer(&request_id, &envelope.uid, reply);

@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::RedisLog;
 use super::link::SharedLink;
-use crate::cluster::session::{self, Record, Unavailable, Written};
+use crate::cluster::session::{self, LetGo, Record, Unavailable, Written};
 use crate::cluster::wire::{self, CallIn, session_keys};
 use crate::engine::packet::Str;
 
@@ -72,7 +72,7 @@ pub(super) struct Sessions {
     /// The connections of the epoch, if there is one.
     link: watch::Sender<Option<SharedLink>>,
     /// Calls that wait for the owner's answer, by their id.
-    calls: Mutex<HashMap<String, oneshot::Sender<Option<Record>>>>,
+    calls: Mutex<HashMap<String, oneshot::Sender<Option<LetGo>>>>,
 }
 
 impl Default for Sessions {
@@ -87,9 +87,9 @@ impl Sessions {
     }
 
     /// The owner has answered.
-    pub(super) fn answer(&self, id: &str, record: Option<Record>) {
+    pub(super) fn answer(&self, id: &str, answer: Option<LetGo>) {
         if let Some(waiting) = self.calls.lock().remove(id) {
-            let _ = waiting.send(record);
+            let _ = waiting.send(answer);
         }
     }
 
@@ -204,11 +204,11 @@ impl session::Sessions for RedisLog {
         .boxed()
     }
 
-    fn call_in(&self, owner: &str, pid: &str) -> BoxFuture<'static, Option<Record>> {
+    fn call_in(&self, owner: &str, pid: &str) -> BoxFuture<'static, Option<LetGo>> {
         let (shared, space) = (self.shared.clone(), self.space.clone());
         if owner == space.uid.as_str() {
-            let record = space.live().iter().find_map(|replica| replica.let_go(pid));
-            return std::future::ready(record).boxed();
+            let answer = space.live().iter().find_map(|replica| replica.let_go(pid));
+            return std::future::ready(answer).boxed();
         }
         let id = format!("{:016x}", shared.request_ids.fetch_add(1, Ordering::Relaxed));
         let call = CallIn { id: &id, pid };

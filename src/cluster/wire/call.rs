@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::envelope::EnvelopeOut;
 use super::{Malformed, checked_id, decode_session, encode_session, msgpack};
-use crate::cluster::session::Record;
+use crate::cluster::session::{LetGo, Record};
 use crate::engine::packet::Str;
 use crate::error::EmitError;
 
@@ -29,6 +29,7 @@ struct Call<'a> {
 #[serde(rename_all = "camelCase")]
 struct Called<'a> {
     request_id: &'a str,
+    ended: bool,
     session: Option<String>,
     generation: u64,
     owner: &'a str,
@@ -55,12 +56,17 @@ pub(crate) fn called_in_payload(
     uid: &str,
     nsp: &str,
     id: &str,
-    record: Option<&Record>,
+    answer: Option<&LetGo>,
 ) -> Result<Vec<u8>, EmitError> {
+    let record = match answer {
+        Some(LetGo::Record(record)) => Some(&**record),
+        Some(LetGo::Ended) | None => None,
+    };
+    let ended = matches!(answer, Some(LetGo::Ended));
     let session = record.map(encode_session).transpose()?;
     let generation = record.map_or(0, |record| record.generation);
     let owner = record.map_or("", |record| record.owner.as_str());
-    let data = Called { request_id: id, session, generation, owner };
+    let data = Called { request_id: id, ended, session, generation, owner };
     EnvelopeOut { kind: CALLED_IN, data, uid, nsp }.encode()
 }
 
@@ -69,11 +75,14 @@ pub(super) fn pid(data: &msgpack::Map<'_>) -> Result<Str, Malformed> {
     Ok(checked_id(&pid)?.to_owned().into())
 }
 
-pub(super) fn record(data: &msgpack::Map<'_>) -> Result<Option<Record>, Malformed> {
+pub(super) fn answer(data: &msgpack::Map<'_>) -> Result<Option<LetGo>, Malformed> {
+    if data.get("ended").is_some_and(msgpack::Value::is_true) {
+        return Ok(Some(LetGo::Ended));
+    }
     let Some(session) = data.text("session") else { return Ok(None) };
     let record = decode_session(session.as_bytes())?;
     let generation = data.get("generation").and_then(msgpack::Value::uint).unwrap_or(0);
     let owner = data.text("owner").unwrap_or_default();
     let owner: Str = checked_id(&owner)?.to_owned().into();
-    Ok(Some(Record { generation, owner, ..record }))
+    Ok(Some(LetGo::Record(Box::new(Record { generation, owner, ..record }))))
 }

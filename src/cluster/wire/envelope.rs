@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::entry::{PacketOut, opts};
 use super::{MAX_LEN, Malformed, Names, OptsOut, call, checked_id, kind, msgpack, to_msgpack};
 use crate::cluster::message::{Flags, Reply, Request, SocketInfo};
-use crate::cluster::session::Record;
+use crate::cluster::session::LetGo;
 use crate::engine::packet::Str;
 use crate::error::EmitError;
 use crate::socketio::packet::{Args, Codec};
@@ -182,7 +182,7 @@ pub(crate) enum Kind {
         request_id: String,
     },
     CalledIn {
-        record: Option<Box<Record>>,
+        answer: Option<LetGo>,
         request_id: String,
     },
 }
@@ -229,7 +229,7 @@ impl Envelope {
             call::CALLED_IN => {
                 let data = message.map("data")?;
                 let request_id = request_id(&data)?.ok_or(INCOMPLETE)?;
-                Kind::CalledIn { record: call::record(&data)?.map(Box::new), request_id }
+                Kind::CalledIn { answer: call::answer(&data)?, request_id }
             }
             _ => return Ok(None),
         };

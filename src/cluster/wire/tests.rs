@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::cluster::history::Early;
 use crate::cluster::message::{Message, Reply, Request, SocketInfo};
-use crate::cluster::session::{Record, Sent, Span};
+use crate::cluster::session::{LetGo, Record, Sent, Span};
 
 const BOTH: [Codec; 2] = [Codec::Json, Codec::MsgPack];
 const UID: &str = "426523b94cd90485";
@@ -406,10 +406,14 @@ fn a_session_of_ours_comes_back_whole() {
     assert_eq!(read.unwrap(), record);
     // owner and generation travel apart
     let record = Record { owner: "node".into(), generation: 4, ..record };
-    let payload = called_in_payload("a", "/", "r", Some(&record)).unwrap();
+    let answer = LetGo::Record(Box::new(record));
+    let payload = called_in_payload("a", "/", "r", Some(&answer)).unwrap();
     let read = Envelope::parse(&payload, UID, Codec::Json).unwrap().unwrap();
-    let Kind::CalledIn { record: Some(read), request_id } = read.kind else { panic!("{read:?}") };
-    assert_eq!((*read, request_id.as_str()), (record, "r"));
+    let Kind::CalledIn { answer: Some(read), request_id } = read.kind else { panic!("{read:?}") };
+    assert_eq!((read, request_id.as_str()), (answer, "r"));
+    let payload = called_in_payload("a", "/", "r", Some(&LetGo::Ended)).unwrap();
+    let read = Envelope::parse(&payload, UID, Codec::Json).unwrap().unwrap();
+    assert!(matches!(read.kind, Kind::CalledIn { answer: Some(LetGo::Ended), .. }));
 }
 
 /// Namespace, `hashCode` and the index for 2, 3, 4, 7, 16 and 1000 streams, as Node computes them.

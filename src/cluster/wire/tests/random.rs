@@ -125,9 +125,9 @@ fn survives_envelope(payload: &[u8]) {
                 let call = CallIn { id: &request_id, pid: &pid };
                 call_in_payload(&read.uid, &read.nsp, &call).unwrap();
             }
-            Kind::CalledIn { record, request_id } => {
-                let record = record.as_deref();
-                called_in_payload(&read.uid, &read.nsp, &request_id, record).unwrap();
+            Kind::CalledIn { answer, request_id } => {
+                let answer = answer.as_ref();
+                called_in_payload(&read.uid, &read.nsp, &request_id, answer).unwrap();
             }
         }
     }
