@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback image-test
+.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback image-test rollout
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
@@ -14,6 +14,7 @@ help:
 	@echo "make test    all tests: Rust, official clients, real browsers (installs what it needs)"
 	@echo "make fallback  time to the first event where UDP or WebSocket is blocked, against the official client"
 	@echo "make image-test  the Dockerfile, built without a registry (root; installs buildah)"
+	@echo "make rollout deploys, crashes and cuts under load, Node's and ours: the tables of docs/recovery.md"
 	@echo "make check   formatting, lints, docs, licences"
 	@echo "make bench   servers side by side; writes docs/benchmark.md (BENCH=quick: minutes, writes nothing)"
 	@echo "PORT=8080 make run takes another port; the other settings are in docs/configuration.md"
@@ -56,7 +57,7 @@ setup: tests/interop/node_modules/.installed tests/browser/node_modules/.install
 # the official clients' tests drive the examples, which the debug build has already
 EXAMPLES := $(CURDIR)/target/debug/examples
 INTEROP := QUICKET_INTEROP=$(EXAMPLES)/interop QUICKET_CHAT=$(EXAMPLES)/chat QUICKET_EMBED=$(EXAMPLES)/embed \
-	QUICKET_CLUSTER_PEER=$(EXAMPLES)/cluster_peer
+	QUICKET_CLUSTER_PEER=$(EXAMPLES)/cluster_peer QUICKET_ROLLOUT=$(EXAMPLES)/rollout
 NODE_TEST := node --test --test-reporter=spec
 
 test: frontend setup
@@ -81,6 +82,12 @@ fallback: frontend setup
 # both images by buildah; minutes of compiling, and root, which is why it is no part of `make test`
 image-test:
 	scripts/image-test
+
+# some minutes; both columns of the tables come from the same run
+rollout: tests/interop/node_modules/.installed
+	scripts/debian-packages redis-server haproxy
+	$(CARGO) build --release --example rollout
+	cd tests/interop && node rollout.mjs
 
 # --- static checks
 
