@@ -23,7 +23,7 @@ async function rowTable() {
       const begin = performance.now();
       const result = await run(kind).catch((error) => ({ error }));
       const took = ((performance.now() - begin) / 1000).toFixed(0);
-      console.log(`${name} ${kind} (${took} s)`, result);
+      console.dir({ [`${name} ${kind} (${took} s)`]: result }, { depth: 6 });
       cells.push(result.error ? `failed: ${result.error.message}` : show(result));
     }
     lines.push(`| ${title} | ${cells.join(" | ")} |`);

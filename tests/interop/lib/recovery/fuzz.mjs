@@ -35,18 +35,16 @@ export class Tally {
     return lost;
   }
 
-  /** Of which publisher it got what was never published, if any. */
-  invented(published) {
-    for (const [publisher, { numbers }] of this.#seen) {
-      for (const n of numbers) if (!published.get(publisher)?.has(n)) return { publisher, n };
-    }
-    return undefined;
+  has(publisher, n) {
+    return this.#seen.get(publisher)?.numbers.has(n) ?? false;
   }
 }
 
 /** Follows the stream as a reader of its own: what is in it is what was published. */
 export class Witness {
   published = new Map();
+  /** Where in the stream each event is. */
+  ids = new Map();
   #reading = true;
 
   static async start(redis, stream = "socket.io") {
@@ -66,13 +64,14 @@ export class Witness {
       const found = await this.reader.xRead(from, { COUNT: 5000, BLOCK: 50 }).catch(() => sleep(20));
       for (const { id: at, message } of found?.[0]?.messages ?? []) {
         id = at;
-        if (message.type === "3" && message.nsp === "/") this.#note(JSON.parse(message.data).packet.data);
+        if (message.type === "3" && message.nsp === "/") this.#note(at, JSON.parse(message.data).packet.data);
       }
     }
   }
 
-  #note([event, publisher, n]) {
+  #note(id, [event, publisher, n]) {
     if (event !== "p") return;
+    this.ids.set(`${publisher} ${n}`, id);
     const numbers = this.published.get(publisher) ?? new Set();
     this.published.set(publisher, numbers.add(n));
   }
@@ -109,13 +108,31 @@ export function total(clients, published) {
   };
 }
 
+/** What a few clients lost, and what became of their connections: for whoever looks for a reason. */
+export function stories(clients, { published, ids }) {
+  const told = [];
+  for (const { tally, history } of clients) {
+    for (const [publisher, numbers] of published) {
+      for (const n of numbers) {
+        if (tally.has(publisher, n) || told.length >= 3) continue;
+        told.push({ lost: `${publisher} ${n} at ${ids.get(`${publisher} ${n}`)}`, history });
+      }
+    }
+  }
+  return told;
+}
+
 /** Counts the client's numbered events `p` and its returns from now on. */
 export function count(client) {
   client.tally = new Tally();
   client.returns = 0;
   client.recovered = 0;
   client.socket.on("p", (publisher, n) => client.tally.add(publisher, n));
+  client.history = [];
+  const note = (what) => client.history.push(`${Date.now()} ${what} at ${client.socket._lastOffset}`);
+  client.socket.on("disconnect", (reason) => note(`lost its connection (${reason})`));
   client.socket.on("connect", () => {
+    note(client.socket.recovered ? "recovered" : "came back anew");
     client.returns += 1;
     if (client.socket.recovered) client.recovered += 1;
   });
@@ -164,7 +181,9 @@ export async function fuzz(lab, { listeners, seconds, every, perSecond, halfOpen
   const returns = clients.reduce((sum, client) => sum + client.returns, 0);
   const recovered = clients.reduce((sum, client) => sum + client.recovered, 0);
   const refused = returns - recovered;
-  return { ...total(clients, published), returns, recovered, refused, deaf: clients.length - ended() };
+  const deaf = clients.length - ended();
+  const notes = witness ? stories(clients, witness) : [];
+  return { ...total(clients, published), returns, recovered, refused, deaf, notes };
 }
 
 const numbers = (count) => new Set(Array.from({ length: count }, (_, n) => n));

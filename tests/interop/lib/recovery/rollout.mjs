@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { io } from "socket.io-client";
 import { Balancer } from "./balancer.mjs";
-import { count, total, Witness } from "./fuzz.mjs";
+import { count, stories, total, Witness } from "./fuzz.mjs";
 import { until } from "./lab.mjs";
 import { flagsFor, freePort, Redis, ServerNode } from "./parts.mjs";
 
@@ -116,6 +116,7 @@ class Rollout {
     const states = await Promise.all(this.clients.map((client) => this.#keeps(client)));
     const published = await this.witness.stop();
     await this.#note();
+    this.notes.push(...stories(this.clients, this.witness));
     const sum = (key) => this.clients.reduce((all, client) => all + client[key], 0);
     return {
       clients: this.clients.length,
