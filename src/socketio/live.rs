@@ -4,11 +4,14 @@ use std::sync::atomic::Ordering;
 
 use super::socket::Socket;
 use crate::cluster::StreamId;
-use crate::cluster::history::{At, Way};
+use crate::cluster::history::{At, Early, Way};
 use crate::cluster::message::Flags;
 use crate::cluster::session::Record;
 use crate::engine::packet::Str;
 use crate::error::CloseReason;
+
+/// Where a node is: the last entry that it delivered, and what it delivered ahead of the log.
+pub(super) type Place = (StreamId, Vec<Early>);
 
 impl Socket {
     /// Joins rooms; `at`: where this node is, while recovery is on.
@@ -68,13 +71,24 @@ impl Socket {
 
     /// All that is to be known of it elsewhere; `None` while recovery is off, or when it goes on elsewhere.
     pub(super) fn record(&self) -> Option<Record> {
+        // asked before the track: what is delivered in between is then in both, and not in neither
+        self.record_at(self.place()?)
+    }
+
+    /// Where the node is now; `None` while recovery is off.
+    pub(super) fn place(&self) -> Option<Place> {
+        let log = &self.0.namespace.log;
+        self.0.session.is_some().then(|| (log.mark().id, log.early()))
+    }
+
+    /// As [`Self::record`]. The socket must have been among those that are delivered to until `place` was
+    /// asked, or longer: what came behind that is looked for in the log when the client is back.
+    fn record_at(&self, (at, early): Place) -> Option<Record> {
         let session = self.0.session.as_ref()?;
         if session.over.load(Ordering::Acquire) {
             return None;
         }
         let log = &self.0.namespace.log;
-        // asked before the track: what is delivered in between is then in both, and not in neither
-        let (at, early) = (log.mark().id, log.early());
         let mut record = Record {
             sid: self.0.id.clone(),
             pid: session.pid.clone(),
@@ -100,10 +114,10 @@ impl Socket {
         }
     }
 
-    /// The connection ended: the session waits, or is over.
-    pub(super) fn end_session(&self, reason: CloseReason) {
+    /// The connection ended: the session waits, or is over. `place`: from before the socket left.
+    pub(super) fn end_session(&self, reason: CloseReason, place: Option<Place>) {
         let Some(session) = &self.0.session else { return };
-        let Some(record) = self.record() else { return };
+        let Some(record) = place.and_then(|place| self.record_at(place)) else { return };
         if session.over.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -456,10 +456,12 @@ impl Socket {
 
     /// Takes it out of the namespace. Does nothing the second time.
     pub(crate) fn close(&self, reason: CloseReason) {
+        // before it leaves: what is delivered from then on it does not get, so it must not count as passed
+        let place = self.place();
         let was_connected = self.0.connected.swap(false, Ordering::AcqRel);
         // a successor may have the same id: only who is in goes out
         let rooms = was_connected.then(|| self.0.namespace.remove(&self.0.id)).flatten();
-        self.end_session(reason);
+        self.end_session(reason, place);
         self.0.connection.clean_up(&self.0.namespace);
         self.0.pending.lock().close();
         if was_connected {
