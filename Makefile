@@ -66,7 +66,7 @@ test: frontend setup
 	$(CARGO) build --examples
 	cd tests/interop && $(INTEROP) $(NODE_TEST)
 	$(CARGO) build --release --bin quicket
-	cd tests/browser && $(NODE_TEST)
+	cd tests/browser && $(NODE_TEST) --test-concurrency=2
 	$(MAKE) test-manifests
 
 # the overlays against schemas, each other and the server; see docs/kubernetes.md

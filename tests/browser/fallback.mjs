@@ -18,6 +18,8 @@ import { startServer } from "./lib/server.mjs";
 const RUNS = Number(process.env.RUNS ?? 5);
 const BROWSERS = (process.env.BROWSERS ?? "chromium,firefox").split(",");
 const WAIT = { polling: 20, timeout: 60_000 };
+/** Who has not connected by then is said not to have. */
+const PATIENCE = 45_000;
 const frontend = fileURLToPath(new URL("../../frontend", import.meta.url));
 
 const NETWORKS = {
@@ -28,7 +30,7 @@ const NETWORKS = {
 };
 const CLIENTS = ["raced", "official", "ordered"];
 // Nobody is compared with a page's own origin here: the proxy stands between the two.
-const SETTINGS = { ALLOWED_ORIGINS: "*" };
+const SETTINGS = { ALLOWED_ORIGINS: "*", RECOVERY_WINDOW: "120s" };
 
 async function bundle() {
   const { build } = await import(pathToFileURL(join(frontend, "node_modules/vite/dist/node/index.js")).href);
@@ -43,11 +45,14 @@ async function bundle() {
 
 const code = await bundle();
 
+/** As in frontend/index.html. */
+const PRELOAD = '<link rel="preload" href="/webtransport.json" as="fetch" crossorigin>';
+
 /** The page; the offer stands in it, so that the official client need not ask. */
 function files(offer) {
-  const text = `<!doctype html><title>fallback</title><script>window.offer = ${JSON.stringify(offer)}</script><script type="module" src="/measure.js"></script>`;
+  const page = (client) => `<!doctype html><title>fallback</title>${client === "raced" ? PRELOAD : ""}<script>window.offer = ${JSON.stringify(offer)}</script><script type="module" src="/measure.js"></script>`;
   return {
-    "/measure": { type: "text/html", text },
+    ...Object.fromEntries(CLIENTS.map((client) => [`/${client}`, { type: "text/html", text: page(client) }])),
     "/measure.js": { type: "text/javascript", text: code },
   };
 }
@@ -58,19 +63,23 @@ async function open(browser, url, client) {
   const context = await browser.createBrowserContext();
   const page = await context.newPage();
   const board = Math.random().toString(36).slice(2);
-  await page.goto(`${url}/measure?client=${client}&board=${board}`, { timeout: 60_000 });
+  await page.goto(`${url}/${client}?client=${client}&board=${board}`, { timeout: 60_000 });
   return { page, board, close: () => context.close() };
 }
 
-const arrived = (page, count) =>
-  page.waitForFunction((count) => window.result.arrivals.length >= count, WAIT, count);
+const arrived = (page, count, timeout = WAIT.timeout) =>
+  page.waitForFunction((count) => window.result.arrivals.length >= count, { ...WAIT, timeout }, count);
 const result = (page) => page.evaluate(() => window.result);
 
 /** One page until its first event, and a moment longer for the official client's upgrade. */
 async function firstEvent(browser, url, client) {
   const { page, close } = await open(browser, url, client);
   try {
-    await arrived(page, 1);
+    const never = await arrived(page, 1, PATIENCE).then(
+      () => false,
+      (error) => error.name === "TimeoutError" || Promise.reject(error),
+    );
+    if (never) return { ms: Infinity, how: "still trying" };
     const [{ at, transport }] = (await result(page)).arrivals;
     if (client === "official") {
       const upgraded = () => window.result.upgraded !== undefined;
@@ -93,11 +102,19 @@ async function onNetwork(browser, options, add) {
   // The proxy's own port is what its network lets through, or does not.
   const seen = options.udp === "open" ? offer : { ...offer, port: proxy.port };
   Object.assign(proxy.files, files(seen));
+  const hopeless = new Set();
   try {
     // A browser's first page pays for the browser.
     await firstEvent(browser, proxy.url, "official");
     for (let run = 0; run < RUNS; run += 1) {
-      for (const client of inTurn(run)) add(client, await firstEvent(browser, proxy.url, client));
+      for (const client of inTurn(run)) {
+        // Once is enough to wait in vain.
+        if (!hopeless.has(client)) {
+          const one = await firstEvent(browser, proxy.url, client);
+          if (one.ms === Infinity) hopeless.add(client);
+          add(client, one);
+        }
+      }
     }
   } finally {
     await proxy.stop();
@@ -214,6 +231,7 @@ async function row(network, browserName, measure) {
 function summary(runs) {
   const sorted = runs.map(({ ms }) => Math.round(ms)).sort((a, b) => a - b);
   const how = [...new Set(runs.map(({ how }) => how))].join(" / ");
+  if (sorted.at(-1) === Infinity) return `**none** within ${PATIENCE / 1_000} s, ${how}`;
   return `**${sorted[Math.floor(sorted.length / 2)]} ms** (worst ${sorted.at(-1)}), ${how}`;
 }
 

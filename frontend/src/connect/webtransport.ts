@@ -28,6 +28,12 @@ export interface Offer {
  */
 export type OfferSource = string | (() => Promise<Offer>) | false;
 
+/**
+ * The first question of a page may be answered by a preload of it,
+ * `<link rel="preload" href="/webtransport.json" as="fetch" crossorigin>`: one round trip less.
+ */
+let isFirst = true;
+
 /** How far an attempt has come: it is dialled, or the server has accepted the session. */
 export type Step = "dial" | "ready";
 
@@ -148,8 +154,10 @@ export class OfferedWebTransport extends Transport {
     const { hostname = "localhost", port, secure } = options;
     const host = hostname.includes(":") && !hostname.startsWith("[") ? `[${hostname}]` : hostname;
     const url = new URL(source, `${secure ? "https" : "http"}://${host}:${port}`);
+    const cache = isFirst ? "default" : "no-store";
+    isFirst = false;
     const response = await fetch(url, {
-      cache: "no-store",
+      cache,
       signal: AbortSignal.timeout(OFFER_DEADLINE),
     });
     // A gateway's 502 is not the server's answer.
