@@ -135,6 +135,7 @@ test("the frontend image's nginx serves the page as the server does", async () =
     assert.match(asset.headers["content-type"], /javascript/);
     assert.equal((await get("/healthz")).text, "ok\n");
     assert.equal((await get("/nothing")).status, 404);
+    assert.equal((await get("/b/some-board")).text, page.text);
     const bundle = await get("/socket.io/socket.io.min.js");
     assert.equal(bundle.status, 200);
   } finally {

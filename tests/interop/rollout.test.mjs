@@ -18,7 +18,8 @@ function exact(result, { returns, expected }) {
 
 describe("nothing is lost, twice or out of order", { concurrency: false }, () => {
   test("listeners cut every 0.4 s come back on the other server", LIMIT, async () => {
-    exact(await cut("ours", "other", 8), { returns: 60, expected: 80_000 });
+    const load = { seconds: 8, perSecond: 200 };
+    exact(await cut("ours", "other", load), { returns: 12, expected: 28_000 });
   });
   test("servers are told to stop in turn, sticky clients of all transports", LIMIT, async () => {
     exact(await rollout("ours", { how: "SIGTERM", clients: 100 }), { returns: 100, expected: 4000 });

@@ -237,8 +237,8 @@ export async function frontend() {
     (file, directory) => ["-c", file, "-p", directory, "-e", "stderr", "-g", "daemon off;"],
     (port, directory) =>
       config
+        .replaceAll("/tmp/", `${directory}/`) // before the project's own path, which may be there
         .replace("listen 8080;", `listen 127.0.0.1:${port};`)
-        .replace("/usr/share/nginx/html", join(root, "frontend/dist"))
-        .replaceAll("/tmp/", `${directory}/`),
+        .replace("/usr/share/nginx/html", join(root, "frontend/dist")),
   );
 }

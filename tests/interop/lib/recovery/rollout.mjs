@@ -40,7 +40,7 @@ class Rollout {
   /** Starts the node of that place, where it was. */
   async boot(index) {
     const quiet = this.kind === "ours" ? ["--log-filter", "error"] : [];
-    const flags = ["--redis-url", this.redis.url, ...quiet, ...flagsFor(this.kind)];
+    const flags = ["--redis-url", this.redis.url, ...quiet, ...flagsFor(this.kind, { patient: true })];
     const node = await ServerNode.start(this.kind, "ab"[index], flags, this.ports[index]);
     this.nodes[index] = node;
     node.control = io(node.url, { transports: ["websocket"], forceNew: true, reconnection: false });

@@ -28,12 +28,12 @@ export function assertExact({ lost, twice, disorder, deaf, returns, recovered, s
 }
 
 /** About 132,000 events: 6 listeners, 3 publishers with 611 a second each, 12 s. */
-export async function cut(kind, topology, seconds = 12) {
-  const lab = await Lab.start({ kind, topology });
+export async function cut(kind, topology, { seconds = 12, perSecond = 611 } = {}) {
+  const lab = await Lab.start({ kind, topology, patient: true });
   try {
     // as long as a node needs to know that the connection is gone: what it does then is the question
     const reconnectionDelay = 100;
-    return await fuzz(lab, { listeners: 6, seconds, every: 400, perSecond: 611, reconnectionDelay });
+    return await fuzz(lab, { listeners: 6, seconds, every: 400, perSecond, reconnectionDelay });
   } finally {
     await lab.stop();
   }

@@ -12,7 +12,7 @@ import { ALL, anew, exactly, range, REDIS } from "./refused.mjs";
 const cutting = (name, how = {}) => ({
   name: `S1, S2: ${name}`,
   on: ALL,
-  options: () => ({ flags: ["--ping-interval", "1000", "--ping-timeout", "1000"] }),
+  options: () => ({ flags: ["--ping-interval", "1000", "--ping-timeout", "1000"], patient: true }),
   run: (lab) => cuts(lab, how),
 });
 
