@@ -214,25 +214,37 @@ async fn connections_cut_every_few_milliseconds_cost_no_event() {
     assert_eq!(killer.call(&["PUBSUB", "NUMSUB", channel]).await, subscribed);
 }
 
+/// Without memory, without replicas where some are wanted, and without the right to.
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_without_memory_costs_no_event() {
+async fn redis_that_refuses_to_store_costs_no_event() {
+    const WAYS: [(&[&str], &[&str]); 3] = [
+        (&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"]),
+        (
+            &["CONFIG", "SET", "min-replicas-to-write", "1"],
+            &["CONFIG", "SET", "min-replicas-to-write", "0"],
+        ),
+        (&["ACL", "SETUSER", "default", "-xadd"], &["ACL", "SETUSER", "default", "+xadd"]),
+    ];
     let nodes = Nodes::two().await;
     let redis = nodes.redis.as_ref().unwrap();
     let load = Load::start(&nodes).await;
     more_published(nodes.here(), 50).await;
     redis.call(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
-    assert_eq!(redis.call(&["CONFIG", "SET", "maxmemory", "1"]).await, Reply::text("OK"));
-    is_degraded(nodes.here()).await;
-    local_deliveries(nodes.here(), 50).await;
-    local_deliveries(nodes.there(), 50).await;
-    assert_eq!(redis.call(&["CONFIG", "SET", "maxmemory", "0"]).await, Reply::text("OK"));
-    is_ready(nodes.here()).await;
+    for (refuse, accept) in WAYS {
+        assert_eq!(redis.call(refuse).await, Reply::text("OK"));
+        is_degraded(nodes.here()).await;
+        local_deliveries(nodes.here(), 50).await;
+        local_deliveries(nodes.there(), 50).await;
+        assert_eq!(redis.call(accept).await, Reply::text("OK"));
+        is_ready(nodes.here()).await;
+        is_ready(nodes.there()).await;
+    }
     more_published(nodes.here(), 50).await;
     let outcome = load.finish().await;
     outcome.own_events_arrived();
     outcome.foreign_events_arrived();
     for node in [nodes.here(), nodes.there()] {
-        assert!(node.metric("bus_refusals_total") >= 1);
+        assert!(node.metric("bus_refusals_total") >= 3);
         assert_eq!(node.metric("bus_reconnects_total"), 0, "a refusal is no lost connection");
     }
 }

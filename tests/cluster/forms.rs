@@ -155,6 +155,23 @@ async fn tls_with_another_name_is_refused() {
     assert!(error.contains("NotValidForName") && error.contains("redis.example"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_goes_on_when_the_authority_and_all_certificates_are_replaced() {
+    let authority = Authority::new();
+    let (mut redis, url) = tls_redis(&authority, "127.0.0.1", "no").await;
+    let node = TestServer::start(trusting(&url, &authority.ca()), install).await;
+    redis.kill();
+    node.until_metric("bus_connected", 0).await;
+    let next = Authority::new();
+    let (cert, key) = next.sign("127.0.0.1");
+    let (old_cert, old_key) = authority.paths("127.0.0.1");
+    for (from, to) in [(cert, old_cert), (key, old_key), (next.ca(), authority.ca())] {
+        std::fs::copy(from, to).unwrap();
+    }
+    redis.restart().await;
+    node.until_metric("bus_connected", 1).await;
+}
+
 /// Redis does so by default.
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_where_redis_asks_for_a_certificate() {
@@ -195,33 +212,118 @@ async fn a_password_in_the_url_or_in_the_environment() {
 }
 
 /// What docs/cluster.md says to grant, word by word.
-fn documented_rules() -> Vec<String> {
+fn documented_rules(user: &str) -> Vec<Vec<String>> {
     let docs = include_str!("../../docs/cluster.md");
-    let line = docs.lines().find_map(|line| line.trim().strip_prefix("ACL SETUSER quicket "));
-    line.expect("the rules").split_whitespace().map(str::to_owned).collect()
+    let prefix = format!("ACL SETUSER {user} ");
+    let lines = docs.lines().filter_map(|line| line.trim().strip_prefix(&prefix));
+    lines.map(|line| line.split_whitespace().map(str::to_owned).collect()).collect()
+}
+
+async fn grant(redis: &Redis, user: &str, rules: &[String]) {
+    let command = ["ACL", "SETUSER", user].into_iter();
+    let command: Vec<_> = command.chain(rules.iter().map(String::as_str)).collect();
+    assert_eq!(redis.call(&command).await, Reply::text("OK"));
+}
+
+async fn nothing_was_refused(redis: &Redis) {
+    assert_eq!(redis.call(&["ACL", "LOG"]).await, Reply::List(Vec::new()));
+}
+
+/// Commands that were granted and not used.
+async fn unused(servers: &[&Redis], rules: &[String]) -> Vec<String> {
+    let mut stats = String::new();
+    for redis in servers {
+        let Reply::Bytes(more) = redis.call(&["INFO", "commandstats"]).await else { panic!() };
+        stats.push_str(&String::from_utf8(more).unwrap());
+    }
+    let granted = rules.iter().filter_map(|rule| rule.strip_prefix('+'));
+    let unused = granted.filter(|name| !stats.contains(&format!("cmdstat_{name}:")));
+    unused.map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acl_user_with_what_the_docs_say_and_no_more() {
     let redis = Redis::start().await;
-    let rules = documented_rules();
-    let words: Vec<_> = ["ACL", "SETUSER", "quicket"].into_iter().collect();
-    let words: Vec<_> = words.into_iter().chain(rules.iter().map(String::as_str)).collect();
-    assert_eq!(redis.call(&words).await, Reply::text("OK"));
+    let rules = &documented_rules("quicket")[0];
+    grant(&redis, "quicket", rules).await;
     redis.call(&["CONFIG", "RESETSTAT"]).await;
     let nodes = one_cluster(at(format!("redis://quicket:password@127.0.0.1:{}", redis.port))).await;
     // and when a connection was lost
     redis.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
     nodes.here().until_metric("bus_reconnects_total", 1).await;
     nodes.here().until_metric("bus_connected", 1).await;
-    assert_eq!(redis.call(&["ACL", "LOG"]).await, Reply::List(Vec::new()), "something is missing");
-    let Reply::Bytes(stats) = redis.call(&["INFO", "commandstats"]).await else { panic!() };
-    let stats = String::from_utf8(stats).unwrap();
-    let granted = rules.iter().filter_map(|rule| rule.strip_prefix('+'));
-    let unused: Vec<_> =
-        granted.filter(|name| !stats.contains(&format!("cmdstat_{name}:"))).collect();
-    // it is for a transaction that Redis refuses (`redis_without_memory_costs_no_event`)
-    assert_eq!(unused, ["discard"]);
+    nothing_was_refused(&redis).await;
+    // it is for a transaction that Redis refuses (`redis_that_refuses_to_store_costs_no_event`)
+    assert_eq!(unused(&[&redis], rules).await, ["discard"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acl_user_of_a_cluster_with_sharded_pubsub() {
+    let cluster = Cluster::start(None).await;
+    let rules = documented_rules("quicket");
+    for server in &cluster.servers {
+        for rules in &rules[..3] {
+            grant(server, "quicket", rules).await;
+        }
+        server.call(&["CONFIG", "RESETSTAT"]).await;
+    }
+    let mut config = at(cluster.url().replace("://", "://quicket:password@"));
+    config.redis.sharded_pubsub = true;
+    let _nodes = one_cluster(config).await;
+    let servers: Vec<_> = cluster.servers.iter().collect();
+    for server in &servers {
+        nothing_was_refused(server).await;
+    }
+    assert!(unused(&servers, &rules[1..3].concat()).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acl_users_of_sentinel_and_its_data() {
+    let sentinel = Sentinel::start().await;
+    let rules = documented_rules("quicket");
+    for redis in &sentinel.data {
+        grant(redis, "quicket", &rules[0]).await;
+        grant(redis, "quicket", &rules[3]).await;
+    }
+    grant(&sentinel.sentinel, "watcher", &documented_rules("watcher")[0]).await;
+    let url = sentinel
+        .url()
+        .replace(&format!("://:{}@", Sentinel::PASSWORD), "://quicket:password@")
+        .replace(Sentinel::SENTINEL_PASSWORD, "password&sentinelUsername=watcher");
+    let _nodes = one_cluster(at(url)).await;
+    for redis in &sentinel.data {
+        nothing_was_refused(redis).await;
+    }
+    nothing_was_refused(&sentinel.sentinel).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acl_user_with_recovery() {
+    let redis = Redis::start().await;
+    let rules = documented_rules("quicket");
+    grant(&redis, "quicket", &rules[0]).await;
+    grant(&redis, "quicket", &rules[4]).await;
+    let mut config = at(format!("redis://quicket:password@127.0.0.1:{}", redis.port));
+    config.socketio.recovery.window = Duration::from_secs(60);
+    let nodes = Nodes::alike(config, install).await;
+    let mut client = nodes.here().client(quicket::TransportKind::WebSocket).await;
+    client.send("40").await;
+    let answer = client.recv_text().await;
+    let session: serde_json::Value = serde_json::from_str(&answer[2..]).unwrap();
+    nodes.here().server.of("/").emit("first", &()).await.unwrap();
+    let event = client.event().await;
+    drop(client);
+    // it comes back on the other node
+    let mut client = nodes.there().client(quicket::TransportKind::WebSocket).await;
+    let known = json!({ "pid": session["pid"], "offset": event[1] });
+    client.send(&format!("40{known}")).await;
+    let answer = client.recv_text().await;
+    assert!(answer.contains(session["sid"].as_str().unwrap()), "{answer} does not go on");
+    nothing_was_refused(&redis).await;
+    let mut unused = unused(&[&redis], &rules[4]).await;
+    // sessions that end are removed
+    unused.retain(|name| name != "del");
+    assert!(unused.is_empty(), "{unused:?}");
 }
 
 // --- other servers

@@ -168,7 +168,11 @@ async fn an_entry_that_makes_no_sense_is_counted_and_harms_nobody() {
         let entry = [&["XADD", "socket.io", "*"], fields].concat();
         assert!(matches!(redis.call(&entry).await, Reply::Bytes(_)));
     }
+    // no text: nothing of ours, and no reason to stop reading
+    let entry: [&[u8]; 5] = [b"XADD", b"socket.io", b"*", b"\xff\xfe", b"\xff"];
+    assert!(matches!(redis.connect().await.call_bytes(&entry).await, Reply::Bytes(_)));
     nodes.here().server.of("/").emit("end", &()).await.unwrap();
     expect(&mut client, &[json!(["end"])]).await;
     assert_eq!(nodes.there().metric("bus_malformed_total"), 3);
+    assert_eq!(nodes.there().metric("bus_reconnects_total"), 0);
 }

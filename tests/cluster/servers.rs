@@ -55,9 +55,15 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let (cert, key_file) = self.paths(name);
+        std::fs::write(&cert, certificate.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        (cert, key_file)
+    }
+
+    /// Where they are.
+    pub(crate) fn paths(&self, name: &str) -> (PathBuf, PathBuf) {
         let file = |kind: &str| self.directory.join(format!("{name}.{kind}.pem"));
-        std::fs::write(file("cert"), certificate.pem()).unwrap();
-        std::fs::write(file("key"), key.serialize_pem()).unwrap();
         (file("cert"), file("key"))
     }
 

@@ -450,6 +450,11 @@ mod tests {
         };
         assert!(push("c"));
         assert!(!push("d"));
+        assert!(feed.is_late(), "of a and b, whatever is new");
+        feed.take_batch(10);
+        own(&mut feed, 1, 1);
+        own(&mut feed, 2, 2);
+        assert!(!feed.is_late());
     }
 
     #[test]
@@ -474,6 +479,19 @@ mod tests {
         feed.caught_up(standing(9, 9));
         assert_eq!(names(feed.take_lost()), ["c"]);
         assert_eq!((feed.has_waiting(), feed.len(), feed.bytes()), (false, 0, 0));
+        // and again while it is read on
+        let now = Instant::now();
+        for name in ["d", "e"] {
+            feed.push(now, "/".into(), message(name), Vec::new()).unwrap();
+        }
+        feed.take_batch(1);
+        feed.stored(4, id(10));
+        assert_eq!(names(feed.overdue(now)), ["d", "e"]);
+        feed.take_batch(1);
+        feed.stored(5, id(11));
+        assert!(matches!(feed.read(id(12), "x", false, None), Read::Foreign));
+        assert!(feed.take_lost().is_empty(), "they were delivered before");
+        assert_eq!(feed.len(), 0);
     }
 
     #[test]
