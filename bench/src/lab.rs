@@ -15,6 +15,8 @@ use crate::process::{Redis, Server};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
     Quicket,
+    /// The same with recovery of missed events.
+    Recovering,
     /// Another build of it, named on the command line.
     Baseline,
     /// One that runs already, named on the command line.
@@ -30,6 +32,7 @@ impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Quicket => "Quicket",
+            Self::Recovering => "Quicket, recovery",
             Self::Baseline => "Quicket, baseline",
             Self::Given => "given server",
             Self::Socketioxide => "socketioxide",
@@ -40,12 +43,12 @@ impl Peer {
     }
 
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Quicket | Self::Baseline)
+        matches!(self, Self::Quicket | Self::Recovering | Self::Baseline)
     }
 
     pub(crate) fn speaks(self, transport: Transport) -> bool {
         match self {
-            Self::Quicket | Self::Baseline | Self::Given => true,
+            Self::Quicket | Self::Recovering | Self::Baseline | Self::Given => true,
             Self::Socketioxide | Self::Node => transport != Transport::Webtransport,
             Self::Floor => transport == Transport::Websocket,
             Self::Wtransport => transport == Transport::Webtransport,
@@ -80,7 +83,7 @@ pub(crate) struct Lab {
     pub(crate) mode: Mode,
     /// How often each pair is measured.
     pub(crate) rounds: usize,
-    /// Do the servers keep sessions for recovery?
+    /// Do all servers that can keep sessions for recovery?
     pub(crate) recovery: bool,
     /// Another build of `peer-quicket`, to be compared with this one.
     pub(crate) baseline: Option<PathBuf>,
@@ -131,7 +134,7 @@ impl Lab {
         let mut args: Vec<String> = Vec::new();
         let mut program = self.programs.clone();
         match peer {
-            Peer::Quicket | Peer::Baseline => {
+            Peer::Quicket | Peer::Recovering | Peer::Baseline => {
                 match &self.baseline {
                     Some(baseline) if peer == Peer::Baseline => program = baseline.clone(),
                     _ => program.push("peer-quicket"),
@@ -139,8 +142,8 @@ impl Lab {
                 let fixed = "--port 0 --listen-address 127.0.0.1 --log-filter warn --max-payload 4M \
                     --inbox-bytes 8M";
                 args.extend(fixed.split_whitespace().map(str::to_owned));
-                if self.recovery {
-                    args.extend(["--recovery".to_owned(), "2m".to_owned()]);
+                if self.recovery || peer == Peer::Recovering {
+                    args.extend(["--recovery-window".to_owned(), "2m".to_owned()]);
                 }
             }
             Peer::Node => {

@@ -404,3 +404,62 @@ fn drain(fleet: &mut dyn Fleet, traffic: &mut Traffic) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Client 0 has sent two events to itself and client 1; what 1 gets is `deliver`'s choice.
+    fn delivered(deliver: impl Fn(&[Vec<u8>]) -> Vec<(usize, Vec<u8>)>) -> Result<u64> {
+        let mut traffic = Traffic::new(Shape::DRAWING);
+        let mut out = Out::new();
+        (0..3).for_each(|who| traffic.handle(who, Event::Ready, &mut out));
+        let group = traffic.group(&[0, 1]);
+        let lane = traffic.lane(0, group);
+        (0..2).for_each(|_| traffic.next_event(lane, &mut out));
+        let sent: Vec<Vec<u8>> = std::mem::take(&mut out)
+            .into_iter()
+            .map(|(_, message)| match message {
+                Message::Text(bytes) | Message::Binary(bytes) => bytes,
+            })
+            .collect();
+        for (who, packet) in deliver(&sent) {
+            traffic.handle(who, Event::Text(&packet), &mut out);
+        }
+        traffic.check()?;
+        Ok(traffic.outstanding)
+    }
+
+    #[test]
+    fn what_arrives_in_order_and_once_is_right() {
+        let all = |sent: &[Vec<u8>]| vec![(1, sent[0].clone()), (1, sent[1].clone())];
+        assert_eq!(delivered(all).expect("nothing is wrong"), 0);
+    }
+
+    #[test]
+    fn a_lost_event_is_noticed_by_the_next_one_or_stays_outstanding() {
+        assert!(delivered(|sent| vec![(1, sent[1].clone())]).is_err());
+        assert_eq!(delivered(|sent| vec![(1, sent[0].clone())]).expect("none is wrong yet"), 1);
+    }
+
+    #[test]
+    fn doubled_reordered_stray_and_cut_events_are_noticed() {
+        assert!(delivered(|sent| vec![(1, sent[0].clone()); 2]).is_err());
+        assert!(delivered(|sent| vec![(1, sent[1].clone()), (1, sent[0].clone())]).is_err());
+        assert!(delivered(|sent| vec![(2, sent[0].clone())]).is_err(), "not in the group");
+        assert!(delivered(|sent| vec![(0, sent[0].clone())]).is_err(), "its own");
+        assert!(delivered(|sent| vec![(1, sent[0][..110].to_vec())]).is_err(), "cut");
+        assert!(delivered(|_| vec![(1, b"2[\"drawing\"]".to_vec())]).is_err(), "unmarked");
+    }
+
+    #[test]
+    fn events_have_the_size_that_is_asked_for() {
+        for bytes in [150, 65_536] {
+            let shape = Shape { bytes, ..Shape::DRAWING };
+            let [Message::Text(text)] = &shape.messages(&"#".repeat(MARK_BYTES))[..] else {
+                panic!("one message of text");
+            };
+            assert_eq!(text.len(), bytes);
+        }
+    }
+}

@@ -116,6 +116,7 @@ impl Results {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let model = model.map_or("unknown CPU", |(_, name)| name);
         let versions = said("node", &["--version"]);
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let made = [
             ("commit", commit()),
             ("date", said("date", &["-u", "+%Y-%m-%d"])),
@@ -127,9 +128,17 @@ impl Results {
                 said("redis-server", &["--version"]).split(" sha").next().unwrap_or("").into(),
             ),
             ("node", versions),
+            // of one minute, before the first server started: what else the machine was doing
+            ("load before", load.split(' ').next().unwrap_or_default().to_owned()),
         ];
         let made = made.map(|(name, value)| (name.to_owned(), value)).into();
         Self { made, outcomes: Vec::new() }
+    }
+
+    /// Was the other run made of the same commit, in the same way, on the same machine?
+    pub(crate) fn continues(&self, other: &Self) -> bool {
+        let same = |name| self.made.get(name) == other.made.get(name);
+        ["commit", "mode", "machine", "kernel"].into_iter().all(same)
     }
 
     /// Puts in what is new, in the place of what was there.

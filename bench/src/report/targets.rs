@@ -7,6 +7,8 @@ use super::{Results, figure};
 /// A bound on one of our figures.
 struct Target {
     what: &'static str,
+    /// Whose figure it is.
+    who: &'static str,
     workload: &'static str,
     metric: &'static str,
     /// With whom the figure is compared; none: it is the figure itself.
@@ -22,7 +24,7 @@ const fn ratio(
     against: &'static str,
     at_most: f64,
 ) -> Target {
-    Target { what, workload, metric, against: Some(against), at_most, unit: "x" }
+    Target { what, who: OWN, workload, metric, against: Some(against), at_most, unit: "x" }
 }
 
 const TARGETS: &[Target] = &[ratio(
@@ -41,10 +43,9 @@ pub(super) fn table(results: &Results) -> String {
         else {
             continue;
         };
-        let own = &outcome.servers[0];
         let value = match target.against {
-            Some(other) => outcome.ratio(own, other, target.metric),
-            None => outcome.median(own, target.metric),
+            Some(other) => outcome.ratio(target.who, other, target.metric),
+            None => outcome.median(target.who, target.metric),
         };
         let Some(value) = value else { continue };
         let against = target.against.map_or_else(String::new, |other| format!(" {other}"));

@@ -41,7 +41,7 @@ pub(crate) fn workloads(_: &Lab) -> Vec<Workload> {
                 Metric::new("bystander", "node that has nobody in the room", "µs"),
                 Metric::new("redis", "Redis itself", "µs"),
             ],
-            peers: peers.clone(),
+            peers: [peers.clone(), vec![Peer::Recovering]].concat(),
             run: Box::new(cost),
         },
         Workload {

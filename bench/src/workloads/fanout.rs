@@ -71,7 +71,10 @@ fn workload(id: &'static str, plan: Plan) -> Workload {
     let fits = |peer: &Peer| {
         peer.speaks(transport) && !(shape.binary && matches!(peer, Peer::Floor | Peer::Wtransport))
     };
-    let peers = wanted.into_iter().filter(fits).collect();
+    let mut peers: Vec<Peer> = wanted.into_iter().filter(fits).collect();
+    if transport == Transport::Websocket && shape.bytes == Shape::DRAWING.bytes {
+        peers.push(Peer::Recovering);
+    }
     let name = transport.name();
     Workload {
         id,
