@@ -111,7 +111,7 @@ bench/node/node_modules/.installed: bench/node/package.json bench/node/package-l
 
 bench: bench/node/node_modules/.installed
 	scripts/debian-packages redis-server
-	cd bench && $(CARGO) build --release --locked --workspace
+	cd bench && $(CARGO) build --release --workspace
 	cd bench && ulimit -n $$(ulimit -Hn) && target/release/bench run --mode $(BENCH) $(BENCH_FLAGS)
 
 clean:

@@ -86,7 +86,7 @@ impl Outcome {
                 .filter_map(|round| {
                     Some(round.get(server)?.get(metric)? / round.get(other)?.get(metric)?)
                 })
-                .filter(|ratio| ratio.is_finite())
+                .filter(|ratio| ratio.is_finite() && *ratio > 0.0)
                 .collect(),
         )
     }
