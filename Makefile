@@ -21,7 +21,7 @@ help:
 
 run: frontend
 	$(CARGO) build --release --bin quicket
-	exec ./target/release/quicket
+	RECOVERY_WINDOW=$${RECOVERY_WINDOW:-2m} exec ./target/release/quicket
 
 cluster: frontend
 	scripts/debian-packages redis-server
