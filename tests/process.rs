@@ -197,7 +197,9 @@ async fn a_port_in_use_is_a_clear_error() {
     assert_eq!(code, 1);
     assert!(stderr.contains(&format!("cannot listen on {address} (tcp)")), "{stderr}");
     drop(taken);
-    let taken = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    // below the ports that the system gives to outgoing connections: the TCP one of the same number stays free
+    let mut ports = (0..).map(|_| rand::random_range(20_000..32_000));
+    let taken = ports.find_map(|port: u16| UdpSocket::bind(("127.0.0.1", port)).ok()).unwrap();
     let address = taken.local_addr().unwrap();
     let port = address.port().to_string();
     let (code, _, stderr) = output(&[], &[("PORT", &port)]).await;
