@@ -270,12 +270,12 @@ impl Sessions for Shared {
         std::future::ready(Ok(self.sessions.lock().write(record, ttl))).boxed()
     }
 
-    fn remove(&self, record: Record) -> BoxFuture<'static, ()> {
+    fn remove(&self, record: Record) -> BoxFuture<'static, Result<Written, Unavailable>> {
         let mut kept = self.sessions.lock();
         if kept.may_write(&record) {
             kept.records.remove(&record.pid);
         }
-        std::future::ready(()).boxed()
+        std::future::ready(Ok(Written::Done)).boxed()
     }
 
     fn call_in(&self, owner: &str, pid: &str) -> BoxFuture<'static, Option<LetGo>> {

@@ -74,7 +74,9 @@ pub(crate) enum LetGo {
     Ended,
 }
 
-/// Keeps the records of one namespace, for all nodes. Every call ends within a second or so.
+/// Keeps the records of one namespace, for all nodes. A call waits as long as the store answers others, so that
+/// a thousand clients that come back at once are served one after the other; it ends within a second once the
+/// store is silent.
 pub(crate) trait Sessions: Send + Sync {
     /// Do records outlive this process? Otherwise they need to be written only when a socket closes.
     fn outlive_the_node(&self) -> bool;
@@ -98,7 +100,7 @@ pub(crate) trait Sessions: Send + Sync {
     ) -> BoxFuture<'static, Result<Written, Unavailable>>;
 
     /// Forgets the record, unless a newer generation exists.
-    fn remove(&self, record: Record) -> BoxFuture<'static, ()>;
+    fn remove(&self, record: Record) -> BoxFuture<'static, Result<Written, Unavailable>>;
 
     /// Asks the owner to let go of a socket that still looks alive there. `None`: it knows nothing, or is
     /// gone; what is stored counts.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::namespace::Inner as NamespaceInner;
 use super::socket::{Inner as SocketInner, Socket};
@@ -56,6 +57,8 @@ struct Last {
     keep: bool,
     /// Is it being written right now?
     writing: bool,
+    /// After that it is of no use, should the store not have come back by then.
+    until: Instant,
 }
 
 impl Keeper {
@@ -95,7 +98,8 @@ impl Keeper {
             return;
         }
         let pid = record.pid.clone();
-        let last = Last { record, namespace: namespace.clone(), keep, writing: false };
+        let until = Instant::now() + self.window;
+        let last = Last { record, namespace: namespace.clone(), keep, writing: false, until };
         self.queue.lock().last.insert(pid, last);
         self.wake.notify_one();
     }
@@ -148,6 +152,8 @@ impl Keeper {
                 queue.dirty.drain(..).filter_map(|socket| socket.upgrade()).collect();
             sockets.sort_by_key(Arc::as_ptr);
             sockets.dedup_by(|a, b| Arc::ptr_eq(a, b));
+            let now = Instant::now();
+            queue.last.retain(|_, last| last.until > now);
             let last: Vec<Last> = queue
                 .last
                 .values_mut()
@@ -188,10 +194,7 @@ impl Keeper {
         let sessions = last.namespace.log.sessions();
         let done = match last.keep {
             true => sessions.store(last.record.clone(), self.window).await.is_ok(),
-            false => {
-                sessions.remove(last.record.clone()).await;
-                true
-            }
+            false => sessions.remove(last.record.clone()).await.is_ok(),
         };
         if done {
             let mut queue = self.queue.lock();

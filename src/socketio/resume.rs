@@ -15,15 +15,17 @@ use super::packet::Outgoing;
 use super::recovery::{Bounds, Claim, Missed, Replay, step_all};
 use super::socket::{Session, Socket};
 use crate::cluster::session::{LetGo, Record, Written};
+use crate::cluster::{Log, StreamId};
 use crate::engine::packet::Str;
 use crate::error::{CloseReason, NotRecovered};
 use crate::fanout::Encoded;
 use crate::socketio::packet::Payload;
 
-/// How long the store may keep a client waiting.
+/// How long a new session may wait to be stored before its client hears of it.
 const STORE_TIMEOUT: Duration = Duration::from_millis(800);
-/// How long a client that has seen more of the log than we have waits for us.
+/// How long a client that has seen more of the log than we have waits for us, while we do not come nearer.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(800);
+const CATCH_UP_ROUNDS: usize = 10;
 /// Tries, while others want the same session.
 const ATTEMPTS: usize = 4;
 /// The longest private id that is looked up. Node's have 24 characters at most, ours 20.
@@ -77,6 +79,7 @@ impl Shared {
         auth: Auth,
         attempt: Attempt,
     ) {
+        let mut stored = true;
         if let Some(wish) = Wish::of(auth.payload.as_ref()) {
             match self.resume(&namespace, &wish, &auth, attempt).await {
                 Ok(replayed) => {
@@ -91,6 +94,7 @@ impl Shared {
                         "not recovered"
                     );
                     namespace.metrics.not_recovered[why].inc();
+                    stored = why != NotRecovered::Unavailable; // waiting once is enough
                 }
                 Err(End::Turned(error)) => return self.refuse(&namespace.name, attempt, &error),
                 Err(End::Gone) => return,
@@ -98,7 +102,7 @@ impl Shared {
         }
         let socket = self.new_socket(namespace, auth.payload.as_ref());
         match socket.0.namespace.admit(&socket, &auth).await {
-            Ok(()) => self.enter_fresh(&socket, attempt).await,
+            Ok(()) => self.enter_fresh(&socket, attempt, stored).await,
             Err(error) => {
                 socket.close(CloseReason::ServerNamespaceDisconnect);
                 self.refuse(&socket.0.namespace.name, attempt, &error);
@@ -106,14 +110,15 @@ impl Shared {
         }
     }
 
-    /// A new session. Its record is written before the client hears of it.
-    async fn enter_fresh(self: &Arc<Self>, socket: &Socket, attempt: Attempt) {
+    /// A new session. Its record is written before the client hears of it, if it is to be `stored` first.
+    async fn enter_fresh(self: &Arc<Self>, socket: &Socket, attempt: Attempt, stored: bool) {
         let namespace = &socket.0.namespace;
         let Some(session) = &socket.0.session else { return };
         let start = namespace.log.mark().id;
         session.track.lock().join(&socket.rooms_to_be(), start);
         let sessions = namespace.log.sessions();
-        if sessions.outlive_the_node()
+        if stored
+            && sessions.outlive_the_node()
             && let Some(record) = socket.record()
         {
             let stored = sessions.store(record, namespace.keeper_ttl());
@@ -181,7 +186,7 @@ impl Shared {
             let sessions = namespace.log.sessions();
             // (a session of Node's has no owner to call)
             let live = match stored.at {
-                Some(_) => timed(sessions.call_in(&stored.owner, &wish.pid)).await.flatten(),
+                Some(_) => sessions.call_in(&stored.owner, &wish.pid).await,
                 None => None,
             };
             let mut record = match live {
@@ -190,10 +195,10 @@ impl Shared {
                 None => stored,
             };
             let entrance = self.prepare(namespace, &record, wish.claim).await?;
-            match timed(sessions.take(&record, namespace.log.name())).await {
-                Some(Ok(Written::Done)) => {}
-                Some(Ok(Written::Fenced)) => continue,
-                Some(Err(_)) | None => return Err(NotRecovered::Unavailable.into()),
+            match sessions.take(&record, namespace.log.name()).await {
+                Ok(Written::Done) => {}
+                Ok(Written::Fenced) => continue,
+                Err(_) => return Err(NotRecovered::Unavailable.into()),
             }
             record.generation += 1;
             session.set_generation(record.generation);
@@ -226,8 +231,7 @@ impl Shared {
             Claim::Nothing | Claim::Unreadable => record.start,
         };
         let needed = seen.max(record.at.unwrap_or_default());
-        let reached = tokio::time::timeout(CATCH_UP_TIMEOUT, log.reached(needed)).await;
-        if reached.is_err() && seen >= needed {
+        if !reach(&**log, needed).await && seen >= needed {
             return Err(NotRecovered::Offset); // nobody has ever sent that
         }
         let mut replay = Replay::new(record, claim, (log.oldest(), log.mark()), bounds(namespace))?;
@@ -310,15 +314,25 @@ async fn look_up(namespace: &Arc<NamespaceInner>, pid: &Str) -> Result<Record, N
         Some(LetGo::Ended) => return Err(NotRecovered::Unknown),
         None => {}
     }
-    match timed(namespace.log.sessions().load(pid)).await {
-        Some(Ok(Some(record))) => Ok(record),
-        Some(Ok(None)) => Err(NotRecovered::Unknown),
-        Some(Err(_)) | None => Err(NotRecovered::Unavailable),
+    match namespace.log.sessions().load(pid).await {
+        Ok(Some(record)) => Ok(record),
+        Ok(None) => Err(NotRecovered::Unknown),
+        Err(_) => Err(NotRecovered::Unavailable),
     }
 }
 
-async fn timed<T>(future: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(STORE_TIMEOUT, future).await.ok()
+/// Waits until this node has delivered the entry `id`, as long as it comes nearer. `false`: it does not.
+async fn reach(log: &dyn Log, id: StreamId) -> bool {
+    for _ in 0..CATCH_UP_ROUNDS {
+        let before = log.mark();
+        if tokio::time::timeout(CATCH_UP_TIMEOUT, log.reached(id)).await.is_ok() {
+            return true;
+        }
+        if log.mark() == before {
+            return false;
+        }
+    }
+    false
 }
 
 fn bounds(namespace: &NamespaceInner) -> Bounds {

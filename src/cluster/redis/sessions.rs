@@ -5,7 +5,7 @@
 //! since is told. Each change is one script, so that nobody can come in between.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::error::Error;
@@ -26,6 +26,10 @@ const PREFIX: &str = "sio:session:";
 
 /// How long an owner may take to let go of a socket. One that is stopped or cut off never answers.
 const CALL_TIMEOUT: Duration = Duration::from_millis(400);
+/// How long Redis may be silent while a client waits for its session.
+const SILENCE: Duration = Duration::from_millis(800);
+/// How long a client waits in all.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait for a connection.
 const LINK_TIMEOUT: Duration = Duration::from_millis(600);
 
@@ -73,11 +77,13 @@ pub(super) struct Sessions {
     link: watch::Sender<Option<SharedLink>>,
     /// Calls that wait for the owner's answer, by their id.
     calls: Mutex<HashMap<String, oneshot::Sender<Option<LetGo>>>>,
+    /// Answers of Redis to any of these commands.
+    answers: AtomicU64,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { link: watch::Sender::new(None), calls: Mutex::default() }
+        Self { link: watch::Sender::new(None), calls: Mutex::default(), answers: AtomicU64::new(0) }
     }
 }
 
@@ -93,6 +99,29 @@ impl Sessions {
         }
     }
 
+    /// Waits for an answer of Redis, but not when it answers nobody.
+    async fn heard<T>(
+        &self,
+        command: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Unavailable> {
+        let begun = tokio::time::Instant::now();
+        let mut command = std::pin::pin!(command);
+        loop {
+            let answers = self.answers.load(Ordering::Acquire);
+            match tokio::time::timeout(SILENCE, &mut command).await {
+                Ok(answer) => {
+                    self.answers.fetch_add(1, Ordering::AcqRel);
+                    return answer.map_err(|error| unavailable(&error));
+                }
+                Err(_) if self.answers.load(Ordering::Acquire) == answers => {
+                    return Err(Unavailable);
+                }
+                Err(_) if begun.elapsed() > PATIENCE => return Err(Unavailable),
+                Err(_) => {}
+            }
+        }
+    }
+
     fn link(&self) -> impl Future<Output = Result<SharedLink, Unavailable>> + Send + 'static {
         let mut link = self.link.subscribe();
         async move {
@@ -105,6 +134,7 @@ impl Sessions {
 }
 
 async fn script(
+    sessions: &Sessions,
     link: &SharedLink,
     script: String,
     pid: &str,
@@ -116,10 +146,9 @@ async fn script(
         let done = writer.eval::<i64, _, _, _>(script, vec![value.clone(), owner], arguments);
         writer.ask(done).await
     };
-    match command.await {
-        Ok(1) => Ok(Written::Done),
-        Ok(_) => Ok(Written::Fenced),
-        Err(error) => Err(unavailable(&error)),
+    match sessions.heard(command).await? {
+        1 => Ok(Written::Done),
+        _ => Ok(Written::Fenced),
     }
 }
 
@@ -128,7 +157,11 @@ fn unavailable(error: &Error) -> Unavailable {
     Unavailable
 }
 
-async fn load(link: SharedLink, pid: String) -> Result<Option<Record>, Unavailable> {
+async fn load(
+    sessions: &Sessions,
+    link: SharedLink,
+    pid: String,
+) -> Result<Option<Record>, Unavailable> {
     let (value, owner) = session_keys(PREFIX, &pid);
     let command = async {
         let writer = link.writer_of(&value)?;
@@ -137,7 +170,7 @@ async fn load(link: SharedLink, pid: String) -> Result<Option<Record>, Unavailab
         let held: Vec<Option<String>> = writer.ask(writer.hmget(owner, fields)).await?;
         Ok((stored, held))
     };
-    let (stored, held) = command.await.map_err(|error| unavailable(&error))?;
+    let (stored, held) = sessions.heard(command).await?;
     let Some(stored) = stored else { return Ok(None) };
     let record = match wire::decode_session(&stored) {
         Ok(record) if *record.pid == *pid => record,
@@ -159,8 +192,8 @@ impl session::Sessions for RedisLog {
     }
 
     fn load(&self, pid: &str) -> BoxFuture<'static, Result<Option<Record>, Unavailable>> {
-        let (link, pid) = (self.shared.sessions.link(), pid.to_owned());
-        async move { load(link.await?, pid).await }.boxed()
+        let (shared, pid) = (self.shared.clone(), pid.to_owned());
+        async move { load(&shared.sessions, shared.sessions.link().await?, pid).await }.boxed()
     }
 
     fn take(
@@ -168,11 +201,15 @@ impl session::Sessions for RedisLog {
         record: &Record,
         owner: &Str,
     ) -> BoxFuture<'static, Result<Written, Unavailable>> {
-        let link = self.shared.sessions.link();
+        let shared = self.shared.clone();
         let pid = record.pid.clone();
         let arguments =
             vec![record.generation.to_string(), record.owner.to_string(), owner.to_string()];
-        async move { script(&link.await?, TAKE.to_owned(), &pid, arguments).await }.boxed()
+        async move {
+            let link = shared.sessions.link().await?;
+            script(&shared.sessions, &link, TAKE.to_owned(), &pid, arguments).await
+        }
+        .boxed()
     }
 
     fn store(
@@ -180,7 +217,7 @@ impl session::Sessions for RedisLog {
         record: Record,
         ttl: Duration,
     ) -> BoxFuture<'static, Result<Written, Unavailable>> {
-        let link = self.shared.sessions.link();
+        let shared = self.shared.clone();
         let Ok(value) = wire::encode_session(&record) else {
             tracing::warn!("the data of a socket is nested too deep to be stored");
             return std::future::ready(Ok(Written::Done)).boxed();
@@ -188,18 +225,21 @@ impl session::Sessions for RedisLog {
         let ttl = (ttl.as_millis() as u64).max(1);
         let (generation, owner) = (record.generation.to_string(), record.owner.to_string());
         let arguments = vec![generation, owner, value, ttl.to_string()];
-        async move { script(&link.await?, [CHECK, STORE].concat(), &record.pid, arguments).await }
-            .boxed()
+        async move {
+            let link = shared.sessions.link().await?;
+            let both = [CHECK, STORE].concat();
+            script(&shared.sessions, &link, both, &record.pid, arguments).await
+        }
+        .boxed()
     }
 
-    fn remove(&self, record: Record) -> BoxFuture<'static, ()> {
-        let link = self.shared.sessions.link();
+    fn remove(&self, record: Record) -> BoxFuture<'static, Result<Written, Unavailable>> {
+        let shared = self.shared.clone();
         let arguments = vec![record.generation.to_string(), record.owner.to_string()];
         async move {
-            if let Ok(link) = link.await {
-                // what is left expires
-                let _ = script(&link, [CHECK, REMOVE].concat(), &record.pid, arguments).await;
-            }
+            let link = shared.sessions.link().await?;
+            let both = [CHECK, REMOVE].concat();
+            script(&shared.sessions, &link, both, &record.pid, arguments).await
         }
         .boxed()
     }
