@@ -99,9 +99,13 @@ export async function emitAll(redis, { name, count, seconds, batch = 10, rooms =
 export function total(clients, published) {
   const expected = [...published.values()].reduce((sum, numbers) => sum + numbers.size, 0);
   const sum = (each) => clients.reduce((all, client) => all + each(client.tally), 0);
+  const lost = clients.map(({ tally }) => tally.lost(published));
+  const told = ({ returns, recovered }) => returns > recovered;
   return {
     expected: expected * clients.length,
-    lost: sum((tally) => tally.lost(published)),
+    lost: lost.reduce((all, each) => all + each, 0),
+    // by clients that were told, every time, that nothing is lost
+    hidden: lost.reduce((all, each, i) => (told(clients[i]) ? all : all + each), 0),
     twice: sum(({ twice }) => twice),
     disorder: sum(({ disorder }) => disorder),
     silence: Math.max(...clients.map(({ tally }) => tally.silence)),

@@ -41,7 +41,7 @@ export function flagsFor(kind, options = {}) {
   // On a busy machine Redis may take longer than the half second after which a node of ours delivers its own
   // events without it, and then in no common order: what is promised for a Redis that is there is tested here.
   if (patient && kind === "ours") all.push("--redis-local-deadline", "30s");
-  if (window && !process.env.RECOVERY_OFF) all.push(...names.window(window));
+  if (window) all.push(...names.window(window));
   if (skipMiddlewares) all.push(...names.skipMiddlewares);
   if (maxEvents) all.push(...names.maxEvents(maxEvents));
   if (maxBytes) all.push(...names.maxBytes(maxBytes));

@@ -7,7 +7,7 @@ import { count, stories, total, Witness } from "./fuzz.mjs";
 import { until } from "./lab.mjs";
 import { flagsFor, freePort, Redis, ServerNode } from "./parts.mjs";
 
-/** Events each second: the emitter's, and each server's. Together with two servers: 10. */
+/** Between two events of the emitter (unless the row says otherwise), and of each server: 10 a second. */
 const EMITTER_MS = 167;
 const SERVER_MS = 500;
 /** For everybody to be back; who is not by then is counted as gone. */
@@ -88,7 +88,7 @@ class Rollout {
       for (let n = 0; this.#publishing; n++) {
         // Redis may be away; what is in the stream counts
         this.redis.emit([], "p", "emitter", n).catch(() => {});
-        await sleep(EMITTER_MS);
+        await sleep(this.options.emitterMs ?? EMITTER_MS);
       }
     })();
   }

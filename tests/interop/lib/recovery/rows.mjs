@@ -7,8 +7,9 @@ import { rollout } from "./rollout.mjs";
 
 const number = (n) => n.toLocaleString("en");
 
-function counts({ expected, lost, twice, disorder, returns, recovered, deaf }) {
-  const wrong = `${number(lost)} lost, ${number(twice)} twice, ${number(disorder)} out of order`;
+function counts({ expected, lost, hidden, twice, disorder, returns, recovered, deaf }) {
+  const silently = hidden === 0 ? "" : ` (${number(hidden)} by clients that were always called recovered)`;
+  const wrong = `${number(lost)} lost${silently}, ${number(twice)} twice, ${number(disorder)} out of order`;
   const heard = deaf === 0 ? "" : `; ${number(deaf)} clients hear nothing any more`;
   const back = `${number(recovered)} of ${number(returns)} returns recovered`;
   return `${wrong} of ${number(expected)}; ${back}${heard}`;
