@@ -19,6 +19,9 @@ const LOCAL: Duration = Duration::from_secs(1);
 /// that runs other tests, too.
 const PACE: Duration = Duration::from_millis(8);
 
+/// How long a test waits before it says that it does not come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// How often something is asked that nobody announces.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
@@ -58,8 +61,8 @@ impl Load {
         Self { stop, machine, publishers, readers }
     }
 
-    /// Every client has seen what there was; the ends come behind all events.
-    pub(crate) async fn finish(self) -> Outcome {
+    /// Every client has seen what there was; the ends come behind all events. Then all is well again.
+    pub(crate) async fn finish(self, nodes: &Nodes) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         let machine = self.machine.await.unwrap();
         let mut sent = Vec::new();
@@ -69,6 +72,11 @@ impl Load {
         let mut seen = Vec::new();
         for (at, reader) in self.readers {
             seen.push((at, within("all events", reader).await.unwrap()));
+        }
+        for node in [nodes.here(), nodes.there()] {
+            is_ready(node).await;
+            node.until_metric("bus_queue_messages", 0).await;
+            node.until_metric("bus_queue_bytes", 0).await;
         }
         Outcome { sent, seen, machine }
     }
@@ -172,39 +180,46 @@ async fn probe(server: &TestServer, path: &str) -> (u16, String) {
     (answer.status, answer.text().to_owned())
 }
 
-/// Until so many more events were delivered without Redis.
-pub(crate) async fn local_deliveries(server: &TestServer, more: i64) {
-    let wanted = server.metric("bus_local_deliveries_total") + more;
-    crate::support::eventually("deliveries without Redis", || {
-        server.metric("bus_local_deliveries_total") >= wanted
-    })
-    .await;
+/// Waits for what a machine that does other things may take long for.
+async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.unwrap_or_else(|_| panic!("waited too long for {what}"));
 }
 
-pub(crate) async fn more_published(server: &TestServer, more: i64) {
-    let wanted = server.metric("bus_published_total") + more;
-    crate::support::eventually("events to be stored", || {
-        server.metric("bus_published_total") >= wanted
-    })
-    .await;
+async fn more(server: &TestServer, name: &str, more: i64) {
+    let wanted = server.metric(name) + more;
+    until(&format!("{more} more of {name}"), async || server.metric(name) >= wanted).await;
+}
+
+/// Until so many more events were delivered without Redis.
+pub(crate) async fn local_deliveries(server: &TestServer, count: i64) {
+    more(server, "bus_local_deliveries_total", count).await;
+}
+
+/// Until Redis has stored so many more events.
+pub(crate) async fn more_published(server: &TestServer, count: i64) {
+    more(server, "bus_published_total", count).await;
 }
 
 pub(crate) async fn is_degraded(server: &TestServer) {
     let degraded = (200, "degraded: no connection to Redis\n".to_owned());
-    within("to be degraded", async {
-        while probe(server, "/readyz").await != degraded {
-            tokio::time::sleep(POLL).await;
-        }
-    })
-    .await;
+    until("to be degraded", async || probe(server, "/readyz").await == degraded).await;
     assert_eq!(probe(server, "/healthz").await, (200, "ok\n".to_owned()));
 }
 
-pub(crate) async fn is_ready(server: &TestServer) {
-    within("to be ready", async {
-        while probe(server, "/readyz").await != (200, "ok\n".to_owned()) {
-            tokio::time::sleep(POLL).await;
-        }
-    })
-    .await;
+/// Until Redis is in use again. (`/readyz` says so when it also keeps the time, which is a question of this
+/// machine while there is load; see [`Load::finish`].)
+pub(crate) async fn is_back(server: &TestServer) {
+    until("the connection", async || server.metric("bus_connected") == 1).await;
+    more_published(server, 20).await;
+}
+
+async fn is_ready(server: &TestServer) {
+    let ready = (200, "ok\n".to_owned());
+    until("to be ready", async || probe(server, "/readyz").await == ready).await;
 }
