@@ -94,11 +94,12 @@ impl CloseReason {
             | Self::ForcedServerClose
             | Self::ServerShuttingDown
             | Self::SlowConsumer
-            | Self::HandlersStuck => true,
+            | Self::HandlersStuck
+            // the other namespaces of that connection: their clients come back, too
+            | Self::Superseded => true,
             Self::ParseError
             | Self::ClientNamespaceDisconnect
-            | Self::ServerNamespaceDisconnect
-            | Self::Superseded => false,
+            | Self::ServerNamespaceDisconnect => false,
         }
     }
 

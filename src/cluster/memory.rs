@@ -24,8 +24,6 @@ use crate::error::EmitError;
 pub(crate) struct MemoryBus {
     /// What to remember for recovery, if it is on.
     history: Option<TailLimits>,
-    /// Begins the ids, so that those of an earlier life of the process do not look like ours.
-    born: u64,
     logs: Mutex<HashMap<Str, Arc<Shared>>>,
     nodes: AtomicU64,
 }
@@ -33,6 +31,7 @@ pub(crate) struct MemoryBus {
 /// The log of one namespace.
 struct Shared {
     nsp: Str,
+    /// Begins the ids, so that those of an earlier life of the namespace or the process do not look like ours.
     born: u64,
     /// Held while one message is delivered: this is what makes one order of it.
     order: Mutex<()>,
@@ -65,10 +64,13 @@ impl Default for MemoryBus {
 impl MemoryBus {
     /// `history`: what to remember for recovery.
     pub(crate) fn new(history: Option<TailLimits>) -> Self {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let born = now.as_millis() as u64;
-        Self { history, born, logs: Mutex::default(), nodes: AtomicU64::new(0) }
+        Self { history, logs: Mutex::default(), nodes: AtomicU64::new(0) }
     }
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.as_millis() as u64
 }
 
 impl Bus for MemoryBus {
@@ -77,12 +79,13 @@ impl Bus for MemoryBus {
         // a namespace that is forgotten for now keeps the sessions of those who may come back
         logs.retain(|_, log| log.is_used());
         let new = || {
+            let born = now_ms();
             Arc::new(Shared {
                 nsp: nsp.clone(),
-                born: self.born,
+                born,
                 order: Mutex::new(()),
                 replicas: RwLock::default(),
-                past: Mutex::new((StreamId { ms: self.born, seq: 0 }, self.history.map(Tail::new))),
+                past: Mutex::new((StreamId { ms: born, seq: 0 }, self.history.map(Tail::new))),
                 sessions: Mutex::default(),
             })
         };
@@ -270,7 +273,11 @@ impl Sessions for Shared {
         std::future::ready(Ok(self.sessions.lock().write(record, ttl))).boxed()
     }
 
-    fn remove(&self, record: Record) -> BoxFuture<'static, Result<Written, Unavailable>> {
+    fn remove(
+        &self,
+        record: Record,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<Written, Unavailable>> {
         let mut kept = self.sessions.lock();
         if kept.may_write(&record) {
             kept.records.remove(&record.pid);

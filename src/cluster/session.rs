@@ -30,6 +30,8 @@ pub(crate) struct Sent {
 /// All that is known of a session: enough to go on with it anywhere.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Record {
+    /// The namespace; empty for a session that Node stored, which does not say.
+    pub(crate) nsp: Str,
     /// The socket's id.
     pub(crate) sid: Str,
     /// The secret by which the client gets it back.
@@ -99,8 +101,13 @@ pub(crate) trait Sessions: Send + Sync {
         ttl: Duration,
     ) -> BoxFuture<'static, Result<Written, Unavailable>>;
 
-    /// Forgets the record, unless a newer generation exists.
-    fn remove(&self, record: Record) -> BoxFuture<'static, Result<Written, Unavailable>>;
+    /// Forgets the record, unless a newer generation exists. For `ttl` nobody with an older one can bring it
+    /// back.
+    fn remove(
+        &self,
+        record: Record,
+        ttl: Duration,
+    ) -> BoxFuture<'static, Result<Written, Unavailable>>;
 
     /// Asks the owner to let go of a socket that still looks alive there. `None`: it knows nothing, or is
     /// gone; what is stored counts.

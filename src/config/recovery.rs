@@ -18,8 +18,9 @@ pub struct RecoveryConfig {
     /// The most events that are sent again to one client; above it the client gets a fresh session.
     /// Default: 10,000.
     pub max_events: usize,
-    /// The most bytes that are sent again to one client, with the same consequence; below
-    /// [`crate::config::EngineConfig::outbox_bytes`], which they have to pass. Default: 512,000.
+    /// The most bytes that are sent again to one client, as they count in its outbox (some 150 for each
+    /// event beside its content), with the same consequence; at most
+    /// [`crate::config::EngineConfig::outbox_bytes`]. Default: 2 MiB.
     pub max_bytes: usize,
     /// Entries of each log that are remembered for those who come back. Default: 50,000.
     pub history_entries: usize,
@@ -40,7 +41,7 @@ impl Default for RecoveryConfig {
             window: Duration::ZERO,
             skip_middlewares: false,
             max_events: 10_000,
-            max_bytes: 512_000,
+            max_bytes: 2 << 20,
             history_entries: 50_000,
             history_bytes: 64 * 1024 * 1024,
         }

@@ -26,6 +26,8 @@ const DEBOUNCE: Duration = Duration::from_millis(10);
 const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(200);
 /// Records that are written at a time.
 const CONCURRENT: usize = 256;
+/// Last states that are written in one go; there may be as many as a node had clients.
+const MAX_LAST: usize = 4_096;
 /// The sockets of a node are refreshed in so many turns.
 const TURNS: usize = 16;
 
@@ -82,6 +84,10 @@ impl Keeper {
 
     /// A socket's state has changed.
     pub(super) fn changed(&self, socket: &Socket) {
+        let Some(session) = &socket.0.session else { return };
+        if session.dirty.swap(true, Ordering::AcqRel) {
+            return; // it waits already
+        }
         self.queue.lock().dirty.push(Arc::downgrade(&socket.0));
         self.wake.notify_one();
     }
@@ -93,7 +99,7 @@ impl Keeper {
             // in memory; at once, so that who comes back at once finds it
             match keep {
                 true => drop(sessions.store(record, self.window).now_or_never()),
-                false => drop(sessions.remove(record).now_or_never()),
+                false => drop(sessions.remove(record, self.window).now_or_never()),
             }
             return;
         }
@@ -104,16 +110,12 @@ impl Keeper {
         self.wake.notify_one();
     }
 
-    /// The last state of a socket that is gone, if it is not written yet; it goes on elsewhere.
-    pub(super) fn take_last(&self, pid: &str) -> Option<LetGo> {
-        let last = self.last(pid)?;
-        if let LetGo::Record(_) = last {
-            self.queue.lock().last.remove(pid);
-        }
-        Some(last)
+    /// The session goes on: its last state before that is of no use any more.
+    pub(super) fn taken(&self, pid: &str) {
+        self.queue.lock().last.remove(pid);
     }
 
-    /// As [`Keeper::take_last`], leaving it there.
+    /// The last state of a socket that is gone, if it is not written yet.
     pub(super) fn last(&self, pid: &str) -> Option<LetGo> {
         let queue = self.queue.lock();
         let last = queue.last.get(pid)?;
@@ -157,6 +159,7 @@ impl Keeper {
             let last: Vec<Last> = queue
                 .last
                 .values_mut()
+                .take(MAX_LAST)
                 .map(|last| {
                     last.writing = true;
                     last.clone()
@@ -165,15 +168,17 @@ impl Keeper {
             (sockets, last)
         };
         self.busy.store(sockets.len() + last.len(), Ordering::Release);
-        let live = stream::iter(sockets).map(|socket| self.write_live(Socket(socket)));
-        let live = all(live.buffer_unordered(CONCURRENT)).await;
         let last = stream::iter(last).map(|last| self.write_last(last));
         let last = all(last.buffer_unordered(CONCURRENT)).await;
+        let live = stream::iter(sockets).map(|socket| self.write_live(Socket(socket)));
+        let live = all(live.buffer_unordered(CONCURRENT)).await;
         self.busy.store(0, Ordering::Release);
         live && last
     }
 
     async fn write_live(&self, socket: Socket) -> bool {
+        let Some(session) = &socket.0.session else { return true };
+        session.dirty.store(false, Ordering::Release);
         let Some(record) = socket.record().filter(|_| socket.is_connected()) else { return true };
         let sessions = socket.0.namespace.log.sessions();
         match sessions.store(record, self.live_ttl()).await {
@@ -194,7 +199,7 @@ impl Keeper {
         let sessions = last.namespace.log.sessions();
         let done = match last.keep {
             true => sessions.store(last.record.clone(), self.window).await.is_ok(),
-            false => sessions.remove(last.record.clone()).await.is_ok(),
+            false => sessions.remove(last.record.clone(), self.live_ttl()).await.is_ok(),
         };
         if done {
             let mut queue = self.queue.lock();
@@ -216,8 +221,9 @@ impl Keeper {
             let Some(sockets) = all() else { return };
             let mine = |socket: &&Socket| {
                 let pid = socket.0.session.as_ref().map(|session| session.pid.as_bytes());
-                let last = pid.and_then(|pid| pid.last().copied()).unwrap_or_default();
-                usize::from(last) % TURNS == turn
+                // its end names the node, and is the same for all
+                let first = pid.and_then(|pid| pid.first().copied()).unwrap_or_default();
+                usize::from(first) % TURNS == turn
             };
             for socket in sockets.iter().filter(mine) {
                 keeper.changed(socket);

@@ -90,6 +90,7 @@ impl Socket {
         }
         let log = &self.0.namespace.log;
         let mut record = Record {
+            nsp: self.0.namespace.name.clone(),
             sid: self.0.id.clone(),
             pid: session.pid.clone(),
             data: self.data_value(),

@@ -485,8 +485,12 @@ impl Replica for Inner {
         let keeper = self.keeper.as_ref()?;
         let socket = self.sessions.lock().get(pid).cloned();
         match socket {
-            Some(socket) => socket.supersede().map(|record| LetGo::Record(Box::new(record))),
-            None => keeper.take_last(pid),
+            Some(socket) => socket.supersede().map(|record| {
+                // kept until somebody has taken it: who asks may fail on the way
+                self.session_ended(record.clone(), true);
+                LetGo::Record(Box::new(record))
+            }),
+            None => keeper.last(pid),
         }
     }
 

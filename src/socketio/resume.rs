@@ -155,7 +155,8 @@ impl Shared {
         let socket = self.old_socket(namespace.clone(), payload, &record);
         let Some(session) = &socket.0.session else { return Err(NotRecovered::Unknown.into()) };
         let before = socket.data_value();
-        if namespace.config.recovery.skip_middlewares {
+        // what Node stored may be of any namespace: the door of this one decides
+        if namespace.config.recovery.skip_middlewares && record.at.is_some() {
             session.identity.lock().clone_from(&record.identity);
         } else if let Err(error) = namespace.admit(&socket, auth).await {
             socket.close(CloseReason::ServerNamespaceDisconnect);
@@ -194,23 +195,41 @@ impl Shared {
                 Some(LetGo::Ended) => return Err(NotRecovered::Unknown.into()),
                 None => stored,
             };
+            // what the owner says may be newer than what was looked at
+            let is_it = record.pid == wish.pid && is_of(namespace, &record);
+            if !is_it || *session.identity.lock() != record.identity {
+                return Err(NotRecovered::Identity.into());
+            }
             let entrance = self.prepare(namespace, &record, wish.claim).await?;
             match sessions.take(&record, namespace.log.name()).await {
                 Ok(Written::Done) => {}
-                Ok(Written::Fenced) => continue,
+                Ok(Written::Fenced) => {
+                    // it is somewhere else: what we had of it is old
+                    if let Some(keeper) = &namespace.keeper {
+                        keeper.taken(&wish.pid);
+                    }
+                    continue;
+                }
                 Err(_) => return Err(NotRecovered::Unavailable.into()),
             }
             record.generation += 1;
+            record.owner.clone_from(namespace.log.name());
+            if let Some(keeper) = &namespace.keeper {
+                keeper.taken(&wish.pid);
+            }
             session.set_generation(record.generation);
-            socket.restore_data(&before, record.data);
+            socket.restore_data(&before, record.data.clone());
             let replayed = entrance.missed.len();
             match self.enter_at(socket, attempt, entrance) {
                 Entered::Yes => {
                     namespace.changed(socket);
                     return Ok(replayed);
                 }
-                // the record stays: the client may try again
-                Entered::Gone => return Err(End::Gone),
+                // the client may try again
+                Entered::Gone => {
+                    namespace.session_ended(record, true);
+                    return Err(End::Gone);
+                }
                 Entered::No(NotRecovered::Contended) => {}
                 Entered::No(why) => return Err(why.into()),
             }
@@ -231,13 +250,21 @@ impl Shared {
             Claim::Nothing | Claim::Unreadable => record.start,
         };
         let needed = seen.max(record.at.unwrap_or_default());
-        if !reach(&**log, needed).await && seen >= needed {
-            return Err(NotRecovered::Offset); // nobody has ever sent that
+        if !reach(&**log, needed).await {
+            let nobody_sent_that = seen >= needed;
+            return Err(match nobody_sent_that {
+                true => NotRecovered::Offset,
+                false => NotRecovered::History,
+            });
         }
         let mut replay = Replay::new(record, claim, (log.oldest(), log.mark()), bounds(namespace))?;
         let past = log.past(replay.passed());
         let missed = step_all(&mut replay, past, namespace.codec)?;
-        let missed = missed.into_iter().map(|missed| encoded(namespace, missed)).collect();
+        let missed: Vec<_> = missed.into_iter().map(|missed| encoded(namespace, missed)).collect();
+        let bytes: usize = missed.iter().map(|(_, message)| message.bytes()).sum();
+        if bytes > namespace.config.recovery.max_bytes {
+            return Err(NotRecovered::TooMuch); // it would not pass the outbox
+        }
         Ok(Entrance { replay, missed, fresh: false })
     }
 
@@ -315,10 +342,15 @@ async fn look_up(namespace: &Arc<NamespaceInner>, pid: &Str) -> Result<Record, N
         None => {}
     }
     match namespace.log.sessions().load(pid).await {
-        Ok(Some(record)) => Ok(record),
-        Ok(None) => Err(NotRecovered::Unknown),
+        Ok(Some(record)) if is_of(namespace, &record) => Ok(record),
+        Ok(_) => Err(NotRecovered::Unknown),
         Err(_) => Err(NotRecovered::Unavailable),
     }
+}
+
+/// A private id is good for one namespace. (Node's records do not name theirs.)
+fn is_of(namespace: &NamespaceInner, record: &Record) -> bool {
+    record.nsp.is_empty() || record.nsp == namespace.name
 }
 
 /// Waits until this node has delivered the entry `id`, as long as it comes nearer. `false`: it does not.

@@ -75,6 +75,8 @@ pub(crate) struct Session {
     pub(super) generation: AtomicU64,
     /// It goes on elsewhere, or is over: nothing is written any more.
     pub(super) over: AtomicBool,
+    /// Is it to be written already?
+    pub(super) dirty: AtomicBool,
 }
 
 impl Session {
@@ -86,6 +88,7 @@ impl Session {
             track: Mutex::new(Track::new(start)),
             generation: AtomicU64::new(1),
             over: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
         }
     }
 
@@ -189,6 +192,7 @@ impl Socket {
     pub fn set_identity(&self, identity: impl Into<String>) {
         if let Some(session) = &self.0.session {
             *session.identity.lock() = Some(identity.into().into());
+            self.changed();
         }
     }
 

@@ -388,6 +388,9 @@ impl Shared {
         let read = {
             let mut feed = stream.feed.lock();
             let read = feed.read(id, &uid, own, number);
+            if feed.position().has_gap() {
+                stream.delivered.restart(id.before()); // before anybody is recovered over it
+            }
             let lost = feed.take_lost();
             drop(feed);
             self.deliver_late(stream, lost);

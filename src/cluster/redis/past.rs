@@ -92,8 +92,10 @@ impl Delivered {
 
     /// What was before `id` is lost or in doubt: nobody is recovered over it.
     pub(super) fn restart(&self, id: StreamId) {
+        // also what was delivered behind `id` is gone from here
+        let start = id.max(self.mark().id);
         if let Some(tail) = &mut *self.tail.lock() {
-            tail.restart(id);
+            tail.restart(start);
         }
         self.mark.send_replace(id.into());
     }

@@ -163,6 +163,11 @@ impl Position {
         self.numbers.values_mut().for_each(|number| number.followed = false);
     }
 
+    /// Will [`Position::take_gap`] tell of one?
+    pub(super) fn has_gap(&self) -> bool {
+        self.gap.is_some()
+    }
+
     /// Were entries of other nodes lost since the last time that this was asked?
     pub(super) fn take_gap(&mut self) -> Option<&'static str> {
         self.gap.take()

@@ -53,8 +53,11 @@ redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return 1
 ";
 
+/// `ARGV`: and milliseconds, for which the generation stays: a node that was stopped must not bring it back.
 const REMOVE: &str = r"
-redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[2], 'generation', ARGV[1], 'owner', ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 ";
 
@@ -233,9 +236,15 @@ impl session::Sessions for RedisLog {
         .boxed()
     }
 
-    fn remove(&self, record: Record) -> BoxFuture<'static, Result<Written, Unavailable>> {
+    fn remove(
+        &self,
+        record: Record,
+        ttl: Duration,
+    ) -> BoxFuture<'static, Result<Written, Unavailable>> {
         let shared = self.shared.clone();
-        let arguments = vec![record.generation.to_string(), record.owner.to_string()];
+        let ttl = (ttl.as_millis() as u64).max(1);
+        let arguments =
+            vec![record.generation.to_string(), record.owner.to_string(), ttl.to_string()];
         async move {
             let link = shared.sessions.link().await?;
             let both = [CHECK, REMOVE].concat();

@@ -37,6 +37,7 @@ struct Stored<'a> {
 /// What Node does not know.
 #[derive(Deserialize, Serialize)]
 struct Own {
+    nsp: String,
     identity: Option<String>,
     start: String,
     at: String,
@@ -52,6 +53,7 @@ struct Own {
 pub(crate) fn encode_session(record: &Record) -> Result<String, EmitError> {
     let id = |id: &StreamId| id.to_string();
     let own = Own {
+        nsp: record.nsp.to_string(),
         identity: record.identity.as_ref().map(ToString::to_string),
         start: id(&record.start),
         at: id(&record.at.unwrap_or_default()),
@@ -106,6 +108,7 @@ pub(crate) fn decode_session(stored: &[u8]) -> Result<Record, Malformed> {
     let stay = |room| Span { room, since: StreamId::default(), until: None };
     let rooms = rooms.read().into_iter().filter(|room| *room != sid).map(stay).collect();
     let record = Record {
+        nsp: Str::default(),
         sid,
         pid,
         data,
@@ -137,6 +140,7 @@ fn own_part(record: Record, own: Own) -> Result<Record, Malformed> {
         Ok::<_, Malformed>(Early { node: node.into(), after: after.parse()?, from, to })
     };
     Ok(Record {
+        nsp: own.nsp.into(),
         identity: own.identity.map(Into::into),
         start: own.start.parse()?,
         at: Some(own.at.parse()?),

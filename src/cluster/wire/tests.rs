@@ -358,6 +358,7 @@ fn sessions_are_nodes_sessions() {
     let stay =
         |room: &'static str| Span { room: room.into(), since: StreamId::default(), until: None };
     let expected = Record {
+        nsp: "".into(),
         sid: "eoPQzDirDNoe-DEyAAAA".into(),
         pid: "oH0PClgo7QEr4agOAAAB".into(),
         data: json!({"foo": 1, "at": "1970-01-01T00:00:00.005Z", "raw": [7], "un": null}),
@@ -387,6 +388,7 @@ fn sessions_are_nodes_sessions() {
 fn a_session_of_ours_comes_back_whole() {
     let id = |ms| StreamId { ms, seq: 3 };
     let record = Record {
+        nsp: "/chat".into(),
         sid: "s".into(),
         pid: "p".into(),
         data: json!({"deep": [1, {"a": null}]}),

@@ -30,6 +30,7 @@ fn change(at: u64, message: Message) -> Past {
 
 fn record_of(track: &Track, at: u64) -> Record {
     let mut record = Record {
+        nsp: "/".into(),
         sid: "me".into(),
         pid: "p".into(),
         data: serde_json::Value::Null,
