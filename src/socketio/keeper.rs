@@ -20,7 +20,7 @@ use crate::cluster::session::{LetGo, Record, Written};
 use crate::engine::packet::Str;
 use crate::metrics::Metrics;
 
-/// Changes of a moment are written together.
+/// Changes that follow one that was just written are written together.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Pause after the store could not be reached.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(200);
@@ -135,12 +135,14 @@ impl Keeper {
     pub(super) async fn run(weak: Weak<Self>) {
         loop {
             let Some(keeper) = weak.upgrade() else { return };
-            let fine = keeper.flush().await;
-            let idle = keeper.is_idle();
-            if idle {
+            if keeper.is_idle() {
+                // now and then it looks whether it is still wanted
                 let notified = tokio::time::timeout(Duration::from_secs(1), keeper.wake.notified());
-                let _ = notified.await; // now and then it looks whether it is still wanted
+                let _ = notified.await;
             }
+            // The first change is written at once, since the node may die the next moment; those that follow
+            // it are written together.
+            let fine = keeper.flush().await;
             drop(keeper);
             tokio::time::sleep(if fine { DEBOUNCE } else { UNAVAILABLE_PAUSE }).await;
         }

@@ -138,6 +138,13 @@ export class Lab {
     await until(`the client gets ${mark}`, () => client.events.some(([event]) => event === mark));
   }
 
+  /** Waits until the client's session is stored with this text in it. */
+  async storedWith(client, text) {
+    const key = `sio:session:${client.socket._pid}`;
+    const stored = async () => Buffer.from((await this.redis.client.get(key)) ?? "", "base64");
+    await until(`${text} is stored`, async () => (await stored()).includes(text));
+  }
+
   async stop() {
     for (const client of this.#clients) client.close();
     for (const control of this.#controls.values()) control.disconnect();
