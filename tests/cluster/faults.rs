@@ -1,13 +1,15 @@
 //! Redis fails, the service does not (G6): under load, every event counted.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use quicket::Config;
 use serde_json::json;
 
 use crate::load::{Load, POLL, is_back, is_degraded, local_deliveries, more_published};
 use crate::nodes::{Nodes, at, expect, joined};
 use crate::redis::{Redis, Reply};
-use crate::servers::Proxy;
+use crate::servers::{Cluster, Proxy};
 use crate::support::socketio::TestServer;
 use crate::support::within;
 
@@ -148,6 +150,53 @@ async fn redis_behind_a_slow_line_costs_no_event() {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_behind_a_very_slow_line_costs_no_event() {
     slow(Duration::from_millis(700), 1).await;
+}
+
+/// What an old connection had sent comes to Redis when a new one has stored it already: then it must not be
+/// stored once more. Nodes of ours would drop the repetition, Node peers could not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_old_connection_still_sends_is_not_stored_twice() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(redis.port).await;
+    nothing_is_stored_twice(at(proxy.url()), &redis, &proxy).await;
+}
+
+/// There the old connection has to be ended on the server that has the stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_old_connection_to_a_cluster_still_sends_is_not_stored_twice() {
+    let cluster = Cluster::start(None).await;
+    let proxies = cluster.behind_proxies().await;
+    let owner = cluster.owner("socket.io").await;
+    nothing_is_stored_twice(at(cluster.url()), &cluster.servers[owner], &proxies[owner]).await;
+}
+
+async fn nothing_is_stored_twice(config: Config, redis: &Redis, proxy: &Proxy) {
+    let nodes = Nodes::alike(config, |_| {}).await;
+    let load = Load::start(&nodes).await;
+    more_published(nodes.here(), 50).await;
+    proxy.hold(Duration::from_secs(2));
+    local_deliveries(nodes.here(), 10).await; // these are on their way
+    local_deliveries(nodes.there(), 10).await;
+    redis.call(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    is_back(nodes.here()).await;
+    is_back(nodes.there()).await;
+    proxy.until_released().await;
+    let outcome = load.finish(&nodes).await;
+    outcome.own_events_arrived();
+    outcome.foreign_events_arrived();
+    let Reply::List(entries) = redis.call(&["XRANGE", "socket.io", "-", "+"]).await else {
+        panic!("no stream")
+    };
+    let mut seen = HashSet::new();
+    for entry in &entries {
+        let Reply::List(entry) = entry else { panic!("{entry:?}") };
+        let Reply::List(fields) = &entry[1] else { panic!("{entry:?}") };
+        let field = |name: &str| {
+            let at = fields.iter().step_by(2).position(|field| *field == Reply::text(name));
+            format!("{:?}", fields[2 * at.unwrap() + 1])
+        };
+        assert!(seen.insert((field("uid"), field("q"))), "stored twice: {entry:?}");
+    }
 }
 
 /// What was sent is gone, and nobody says so: the worst of a firewall.

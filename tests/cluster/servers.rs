@@ -1,5 +1,6 @@
 //! Redis in its other forms: Sentinel, Cluster, TLS, Valkey, and behind a bad network.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -249,6 +250,32 @@ impl Cluster {
         format!("redis-cluster://127.0.0.1:1?node=127.0.0.1:{port}")
     }
 
+    /// Nodes reach each server through a proxy from now on, which the cluster announces.
+    pub(crate) async fn behind_proxies(&self) -> Vec<Proxy> {
+        let mut proxies = Vec::new();
+        for server in &self.servers {
+            let proxy = Proxy::start(server.port).await;
+            let port = proxy.address.port().to_string();
+            let announced = server.call(&["CONFIG", "SET", "cluster-announce-port", &port]).await;
+            assert_eq!(announced, Reply::text("OK"));
+            proxies.push(proxy);
+        }
+        let announced = |slots: &Reply| {
+            let slots = format!("{slots:?}");
+            let port = |proxy: &Proxy| format!("Integer({})", proxy.address.port());
+            proxies.iter().all(|proxy| slots.contains(&port(proxy)))
+        };
+        for server in &self.servers {
+            within("the proxies to be announced", async {
+                while !announced(&server.call(&["CLUSTER", "SLOTS"]).await) {
+                    tokio::time::sleep(POLL).await;
+                }
+            })
+            .await;
+        }
+        proxies
+    }
+
     /// Which of the three has it.
     pub(crate) async fn owner(&self, key: &str) -> usize {
         let slot = self.servers[0].call(&["CLUSTER", "KEYSLOT", key]).await;
@@ -303,7 +330,11 @@ pub(crate) struct Proxy {
 struct State {
     /// Of each direction, in milliseconds.
     delay: AtomicU64,
+    /// What clients say on connections before this one comes so much later, in milliseconds.
+    held: (AtomicU64, AtomicU64),
     accepted: AtomicU64,
+    /// The oldest of those that are open.
+    open: watch::Sender<BTreeSet<u64>>,
     /// Connections of another generation are cut.
     generation: watch::Sender<u64>,
     /// Nothing passes, and nobody is told.
@@ -316,6 +347,8 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             delay: AtomicU64::new(0),
+            held: (AtomicU64::new(0), AtomicU64::new(0)),
+            open: watch::Sender::new(BTreeSet::new()),
             accepted: AtomicU64::new(0),
             generation: watch::Sender::new(0),
             stalled: watch::Sender::new(false),
@@ -326,8 +359,8 @@ impl Proxy {
             let mut connections = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                shared.accepted.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(pass(client, port, shared.clone()));
+                let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
+                connections.spawn(pass(client, port, shared.clone(), number));
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -341,6 +374,21 @@ impl Proxy {
     /// Of each direction.
     pub(crate) fn delay(&self, delay: Duration) {
         self.state.delay.store(delay.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// What comes on the connections that there are is passed on so much later, also when they are closed;
+    /// those that follow are fast. As a server that does not get to read an old connection.
+    pub(crate) fn hold(&self, time: Duration) {
+        self.state.held.1.store(time.as_millis() as u64, Ordering::Relaxed);
+        self.state.held.0.store(self.accepted(), Ordering::Relaxed);
+    }
+
+    /// Until those connections are closed and all that was on them has arrived.
+    pub(crate) async fn until_released(&self) {
+        let first = self.state.held.0.load(Ordering::Relaxed);
+        let mut open = self.state.open.subscribe();
+        let released = open.wait_for(|open| open.first().is_none_or(|number| *number >= first));
+        within("the old connections to end", released).await.unwrap();
     }
 
     /// Ends all connections, with what is on its way.
@@ -359,20 +407,27 @@ impl Proxy {
     }
 }
 
-async fn pass(client: TcpStream, port: u16, state: Arc<State>) {
+async fn pass(client: TcpStream, port: u16, state: Arc<State>, number: u64) {
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let mut generation = state.generation.subscribe();
+    state.open.send_modify(|open| _ = open.insert(number));
     tokio::select! {
-        () = one_way(from_client, to_server, &state) => {}
-        () = one_way(from_server, to_client, &state) => {}
+        () = one_way(from_client, to_server, &state, Some(number)) => {}
+        () = one_way(from_server, to_client, &state, None) => {}
         _ = generation.changed() => {}
     }
+    state.open.send_modify(|open| _ = open.remove(&number));
 }
 
-/// What is read is passed on after the delay, however much follows it.
-async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
+/// What is read is passed on after the delay, however much follows it. `held`: the connection's number.
+async fn one_way(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    state: &State,
+    held: Option<u64>,
+) {
     let (sender, mut receiver) = mpsc::channel(1024);
     let reading = async move {
         let mut stalled = state.stalled.subscribe();
@@ -381,7 +436,9 @@ async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State)
             if *stalled.borrow_and_update() {
                 continue; // these bytes are gone
             }
-            let delay = Duration::from_millis(state.delay.load(Ordering::Relaxed));
+            let is_held = held.is_some_and(|number| number < state.held.0.load(Ordering::Relaxed));
+            let delay = if is_held { &state.held.1 } else { &state.delay };
+            let delay = Duration::from_millis(delay.load(Ordering::Relaxed));
             let due = tokio::time::Instant::now() + delay;
             if sender.send((due, buffer[..count].to_vec())).await.is_err() {
                 return;
