@@ -267,7 +267,8 @@ async fn who_follows_sees_what_is_broadcast_before_its_sockets_do(nodes: Nodes) 
     // neither of these is a broadcast of the cluster
     nodes.there().server.of("/").local().emit("local", &4).await.unwrap();
     socket.emit("one", &5).await.unwrap();
-    here.emit("end", &6).await.unwrap();
+    // by the node that has said `c`: between two nodes nobody knows who comes first
+    nodes.there().server.of("/").emit("end", &6).await.unwrap();
     while client.event().await[0] != "end" {}
     let seen = seen.lock().unwrap();
     let seen: Vec<_> = seen
