@@ -87,15 +87,23 @@ pub(super) async fn connect_to(config: ClientConfig) -> Result<Connection, Error
     open(client).await
 }
 
-async fn open<C: ClientLike>(client: C) -> Result<Connection<C>, Error> {
-    let task = client.init().await.map_err(explain)?;
-    let (sender, ended) = watch::channel(false);
-    let handle = task.abort_handle();
-    tokio::spawn(async move {
-        let _ = task.await;
-        sender.send_replace(true);
+/// In a task of its own: who gives up waiting (there is another answer already) lets go of a connection that is
+/// only being made, and `fred` would keep that one for ever.
+async fn open<C>(client: C) -> Result<Connection<C>, Error>
+where
+    C: ClientLike + Send + Sync + 'static,
+{
+    let opening = tokio::spawn(async move {
+        let task = client.init().await.map_err(explain)?;
+        let (sender, ended) = watch::channel(false);
+        let handle = task.abort_handle();
+        tokio::spawn(async move {
+            let _ = task.await;
+            sender.send_replace(true);
+        });
+        Ok(Connection { client, ended, task: handle })
     });
-    Ok(Connection { client, ended, task: handle })
+    opening.await?
 }
 
 fn builder(config: ClientConfig) -> Builder {
