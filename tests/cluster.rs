@@ -5,6 +5,8 @@
 
 #[path = "cluster/behaviour.rs"]
 mod behaviour;
+#[path = "cluster/drain.rs"]
+mod drain;
 #[path = "cluster/failover.rs"]
 mod failover;
 #[path = "cluster/faults.rs"]

@@ -58,6 +58,11 @@ pub struct Config {
     pub log: LogConfig,
     /// How long a shutdown may take before the sessions that are left are cut. Default: 10 s.
     pub shutdown_grace: Duration,
+    /// How long a shutdown goes on taking new sessions before it closes any, while there are other nodes: no
+    /// balancer learns from `/acceptz` at once, and whoever it still sends here would have to wait for its
+    /// next attempt. At most a quarter of `shutdown_grace`, of which it is a part. Nothing where
+    /// a `preStop` hook has waited already. Default: 1 s.
+    pub drain_delay: Duration,
     /// How long a shutdown spreads the closing of the sessions over, while there are other nodes to take
     /// them; at most half of `shutdown_grace`, of which it is a part. Few sessions take less: one is
     /// closed every 10 ms at least. Default: 5 s.
@@ -75,6 +80,7 @@ impl Default for Config {
             redis: RedisConfig::default(),
             log: LogConfig::default(),
             shutdown_grace: Duration::from_secs(10),
+            drain_delay: Duration::from_secs(1),
             drain: Duration::from_secs(5),
         }
     }

@@ -176,16 +176,26 @@ impl Core {
 
     // --- stopping
 
+    /// May a balancer send new sessions here?
+    pub(crate) fn is_welcoming(&self) -> bool {
+        self.is_ready() && *self.phase.borrow() == Phase::Serving
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
+        *self.phase.borrow() >= Phase::Stopping
     }
 
     pub(crate) fn stop(&self) {
-        self.advance(Phase::Stopping);
+        self.advance(Phase::Leaving);
     }
 
     /// Waits for [`Core::stop`].
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.reached(Phase::Leaving)
+    }
+
+    /// Waits until no new sessions are taken.
+    pub(crate) fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         self.reached(Phase::Stopping)
     }
 
@@ -195,11 +205,12 @@ impl Core {
     }
 
     /// Phases only go forward.
-    fn advance(&self, phase: Phase) {
+    pub(super) fn advance(&self, phase: Phase) {
         self.phase.send_if_modified(|current| {
             let later = phase > *current;
             if later {
                 *current = phase;
+                self.metrics.phase.set(phase as i64);
             }
             later
         });
@@ -230,12 +241,18 @@ impl Core {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Ends in order: no new sessions, all sessions asked to close while the listeners still answer (a
-    /// polling client has to fetch its last packet), the application's handlers awaited, then the
-    /// listeners released. Gives the number of sessions that had not ended within the grace period.
+    /// Ends in order: new sessions go elsewhere and then nowhere, all sessions are asked to close while the
+    /// listeners still answer (a polling client has to fetch its last packet), the application's handlers
+    /// awaited, then the listeners released. Gives the number of sessions that had not ended within the grace
+    /// period.
     pub(crate) async fn close(&self) -> usize {
         self.stop();
-        let deadline = tokio::time::Instant::now() + self.config.shutdown_grace;
+        let grace = self.config.shutdown_grace;
+        let deadline = tokio::time::Instant::now() + grace;
+        if !self.is_alone() {
+            tokio::time::sleep(self.config.drain_delay.min(grace / 4)).await;
+        }
+        self.advance(Phase::Stopping);
         self.drain().await;
         while self.is_busy() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(POLL_SHUTDOWN).await;
@@ -253,18 +270,23 @@ impl Core {
     async fn drain(&self) {
         let mut handles = self.registry.all();
         handles.shuffle(&mut rand::rng());
-        let alone = self.config.redis.url.is_none();
+        let alone = self.is_alone();
         let drain = self.config.drain.min(self.config.shutdown_grace / 2);
         let ticks = if alone { 1 } else { drain.as_millis() / DRAIN_TICK.as_millis() };
         let share = handles.len().div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX).max(1));
         for some in handles.chunks(share.max(1)) {
             for handle in some {
                 handle.mailbox.close(CloseReason::ServerShuttingDown);
+                self.metrics.sessions_drained.inc();
             }
             if !alone {
                 tokio::time::sleep(DRAIN_TICK).await;
             }
         }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.config.redis.url.is_none()
     }
 
     fn is_busy(&self) -> bool {
@@ -278,8 +300,10 @@ impl Core {
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
+pub(super) enum Phase {
     Serving,
+    /// New sessions are taken and not wanted: balancers are to send them elsewhere.
+    Leaving,
     /// No new sessions; those that are there end.
     Stopping,
     /// The listeners end.

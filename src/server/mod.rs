@@ -389,10 +389,7 @@ impl Running {
         Router::new()
             .route("/healthz", get(move || async move { status(true) }))
             .route("/readyz", get(move || async move { ready.readiness() }))
-            .route(
-                "/acceptz",
-                get(move || async move { status(accept.is_ready() && !accept.is_stopping()) }),
-            )
+            .route("/acceptz", get(move || async move { status(accept.is_welcoming()) }))
             .route(
                 "/metrics",
                 get(move || async move {

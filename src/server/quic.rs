@@ -66,12 +66,12 @@ impl Quic {
     /// Accepts sessions until the server stops.
     pub(crate) async fn run(&self, core: Arc<Core>) {
         let pending = Arc::new(Pending::default());
-        let stopped = core.stopped();
-        tokio::pin!(stopped);
+        let stopping = core.stopping();
+        tokio::pin!(stopping);
         loop {
             let incoming = tokio::select! {
                 incoming = self.endpoint.accept() => incoming,
-                () = &mut stopped => return,
+                () = &mut stopping => return,
             };
             let Some(incoming) = incoming else { return };
             if let Some((slot, incoming)) = Slot::take(&core, &pending, incoming) {

@@ -12,7 +12,7 @@ use crate::engine::handshake::Refusal;
 use crate::engine::packet::Message;
 use crate::error::CloseReason;
 use crate::metrics::Metrics;
-use crate::server::core::{AdmitFn, Protocol};
+use crate::server::core::{AdmitFn, Phase, Protocol};
 use crate::server::listen::bind_udp;
 use crate::server::raw::EngineSocket;
 use crate::transport::tls::{Certificates, Source};
@@ -31,7 +31,7 @@ struct Echo {
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        self.core.stop();
+        self.core.advance(Phase::Closed);
     }
 }
 

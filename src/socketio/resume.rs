@@ -191,7 +191,10 @@ impl Shared {
                 None => None,
             };
             let mut record = match live {
-                Some(LetGo::Record(record)) => *record,
+                Some(LetGo::Record(record)) => {
+                    namespace.metrics.takeovers.inc();
+                    *record
+                }
                 Some(LetGo::Ended) => return Err(NotRecovered::Unknown.into()),
                 None => stored,
             };

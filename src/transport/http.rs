@@ -230,7 +230,16 @@ pub(crate) fn refuse_request(refusal: &Refusal) -> Response<Body> {
     *response.status_mut() = status_of(refusal);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
+    say_when(&mut response);
     response
+}
+
+/// Those who cannot be served now are told when to come back. (Official clients go by a clock of their own,
+/// balancers and others by this.)
+fn say_when(response: &mut Response<Body>) {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
 }
 
 /// The status of a refused request, or session.
@@ -253,6 +262,7 @@ pub(crate) fn refuse_upgrade(refusal: &Refusal) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    say_when(&mut response);
     response
 }
 

@@ -366,6 +366,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long a shutdown may take before the sessions that are left are cut."
     ),
     setting!(
+        "drain-delay",
+        drain_delay,
+        DURATION,
+        "",
+        "How long a shutdown still takes new sessions, with /acceptz red, while there are other nodes."
+    ),
+    setting!(
         "drain",
         drain,
         DURATION,

@@ -18,14 +18,14 @@ defaults
   timeout check 500ms
   retries 3
   option redispatch 1
-  # a node that takes nobody new still serves those that it has
-  option persist
 frontend front
   bind 127.0.0.1:${port}
   default_backend nodes
 backend nodes
   balance leastconn
   ${sticky ? "cookie NODE insert indirect nocache" : ""}
+  # a node that takes nobody new still serves those that it has, and who begins anew goes elsewhere
+  force-persist if { urlp(sid) -m found }
   option httpchk GET ${cutDead ? "/healthz" : "/acceptz"}
   default-server check inter 200ms fall 2 rise 1 ${cutDead ? "on-marked-down shutdown-sessions" : ""}
 ${ports.map((port, i) => `  server n${i} 127.0.0.1:${port} cookie n${i}`).join("\n")}
