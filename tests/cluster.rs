@@ -19,6 +19,8 @@ mod load;
 mod nodes;
 #[path = "cluster/order.rs"]
 mod order;
+#[path = "cluster/recovery.rs"]
+mod recovery;
 #[path = "cluster/redis.rs"]
 mod redis;
 #[path = "cluster/requests.rs"]

@@ -26,7 +26,11 @@ pub(crate) fn at(url: impl Into<String>) -> Config {
 impl Nodes {
     /// A single node without Redis.
     pub(crate) async fn one() -> Self {
-        Self { servers: vec![TestServer::start(config(), |_| {}).await], redis: None }
+        Self::of(TestServer::start(config(), |_| {}).await)
+    }
+
+    pub(crate) fn of(server: TestServer) -> Self {
+        Self { servers: vec![server], redis: None }
     }
 
     /// Two nodes in one cluster.
@@ -86,15 +90,20 @@ pub(crate) async fn expect(client: &mut Client, events: &[Value]) {
 /// Makes two tests of each function: on a node without Redis, and across two nodes.
 macro_rules! on_one_and_two_nodes {
     ($($promise:ident),+ $(,)?) => {
-        on_one_and_two_nodes!(@ on_one_node one $($promise)+);
-        on_one_and_two_nodes!(@ on_two_nodes two $($promise)+);
+        on_one_and_two_nodes!(@ on_one_node ($crate::nodes::Nodes::one()) $($promise)+);
+        on_one_and_two_nodes!(@ on_two_nodes ($crate::nodes::Nodes::two()) $($promise)+);
     };
-    (@ $module:ident $count:ident $($promise:ident)+) => {
+    // `$start` gives so many nodes
+    (with $start:ident: $($promise:ident),+ $(,)?) => {
+        on_one_and_two_nodes!(@ on_one_node (super::$start(1)) $($promise)+);
+        on_one_and_two_nodes!(@ on_two_nodes (super::$start(2)) $($promise)+);
+    };
+    (@ $module:ident ($nodes:expr) $($promise:ident)+) => {
         mod $module {
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $promise() {
-                    super::$promise($crate::nodes::Nodes::$count().await).await;
+                    super::$promise($nodes.await).await;
                 }
             )+
         }

@@ -1,0 +1,202 @@
+//! Sessions go on, seen at the wire: over every transport, and only where they may. (The cases of the field
+//! run with the official client, `tests/interop/recovery.test.mjs`; it has no WebTransport outside browsers.)
+
+use std::time::Duration;
+
+use quicket::config::{Config, RecoveryConfig, SocketIoConfig};
+use quicket::{CloseReason, TransportKind};
+use serde_json::{Value, json};
+
+use crate::nodes::{Nodes, on_one_and_two_nodes};
+use crate::redis::Redis;
+use crate::support::eventually;
+use crate::support::socketio::{Client, End, TestServer, config};
+
+on_one_and_two_nodes! { with recovering:
+    a_session_goes_on_over_every_transport,
+    a_private_id_is_good_for_its_own_namespace_only,
+    a_session_that_was_ended_on_purpose_stays_ended,
+    one_namespace_that_goes_on_elsewhere_takes_its_neighbours_along,
+    an_attempt_that_is_refused_leaves_the_session_as_it_was,
+}
+
+/// One node or two, with sessions that can go on.
+async fn recovering(count: usize) -> Nodes {
+    let change = |config: &mut Config| {
+        let recovery =
+            RecoveryConfig { window: Duration::from_secs(60), ..RecoveryConfig::default() };
+        config.socketio = SocketIoConfig { recovery, ..SocketIoConfig::default() };
+    };
+    match count {
+        1 => {
+            let mut config = config();
+            change(&mut config);
+            Nodes::of(TestServer::start(config, |_| {}).await)
+        }
+        _ => Nodes::on(Redis::start().await, change).await,
+    }
+}
+
+/// What a client keeps of a session.
+#[derive(Clone, Debug)]
+struct Kept {
+    sid: String,
+    pid: String,
+    offset: Option<String>,
+}
+
+impl Kept {
+    /// CONNECT's answer.
+    fn of(answer: &str, nsp: &str) -> Self {
+        let data = answer.strip_prefix(&packet('0', nsp)).unwrap_or_else(|| panic!("{answer}"));
+        let data: Value = serde_json::from_str(data).unwrap();
+        let text = |key: &str| data[key].as_str().unwrap().to_owned();
+        Self { sid: text("sid"), pid: text("pid"), offset: None }
+    }
+
+    fn auth(&self) -> Value {
+        json!({ "pid": self.pid, "offset": self.offset })
+    }
+
+    /// The next event, whose last argument is its offset.
+    async fn event(&mut self, client: &mut Client) -> Value {
+        let mut event = client.event().await;
+        let offset = event.as_array_mut().unwrap().pop().unwrap();
+        self.offset = Some(offset.as_str().unwrap().to_owned());
+        event
+    }
+}
+
+fn packet(kind: char, nsp: &str) -> String {
+    match nsp {
+        "/" => format!("4{kind}"),
+        nsp => format!("4{kind}{nsp},"),
+    }
+}
+
+async fn connect(client: &mut Client, nsp: &str, auth: Value) -> Kept {
+    client.send(&format!("{}{auth}", packet('0', nsp))).await;
+    Kept::of(&client.recv_text().await, nsp)
+}
+
+/// Waits until the node knows that the client is gone.
+async fn gone(node: &TestServer, kept: &Kept) {
+    let namespace = node.server.of("/");
+    eventually("the socket to be gone", || namespace.local_socket(&kept.sid).is_none()).await;
+}
+
+async fn a_session_goes_on_over_every_transport(nodes: Nodes) {
+    let namespace = nodes.here().server.of("/");
+    for from in TransportKind::ALL {
+        for to in TransportKind::ALL {
+            let mut before = nodes.there().client(from).await;
+            let mut kept = connect(&mut before, "/", json!({})).await;
+            let joined = nodes.there().server.of("/").local_socket(&kept.sid);
+            joined.unwrap().join("kept");
+            namespace.emit("seen", &1).await.unwrap();
+            assert_eq!(kept.event(&mut before).await, json!(["seen", 1]), "{from}");
+            // the server has not noticed that this one is gone, if it went without a word
+            drop(before);
+            namespace.to("kept").emit("missed", &2).await.unwrap();
+            namespace.to("other").emit("foreign", &3).await.unwrap();
+            let mut after = nodes.here().client(to).await;
+            let back = connect(&mut after, "/", kept.auth()).await;
+            assert_eq!((&back.sid, &back.pid), (&kept.sid, &kept.pid), "{from} to {to}");
+            namespace.emit("next", &4).await.unwrap();
+            assert_eq!(kept.event(&mut after).await, json!(["missed", 2]), "{from} to {to}");
+            assert_eq!(kept.event(&mut after).await, json!(["next", 4]), "{from} to {to}");
+        }
+    }
+    assert_eq!(nodes.here().metric("recoveries_total"), 9);
+}
+
+async fn a_private_id_is_good_for_its_own_namespace_only(nodes: Nodes) {
+    for node in [nodes.here(), nodes.there()] {
+        node.server.of("/other");
+    }
+    let mut client = nodes.there().client(TransportKind::WebSocket).await;
+    let kept = connect(&mut client, "/", json!({})).await;
+    let mut thief = nodes.here().client(TransportKind::WebSocket).await;
+    let other = connect(&mut thief, "/other", kept.auth()).await;
+    assert_ne!(other.sid, kept.sid);
+    assert_ne!(other.pid, kept.pid);
+    // and the session is where it was
+    nodes.here().server.of("/").emit("still", &()).await.unwrap();
+    assert_eq!(client.event().await[0], "still");
+    drop(client);
+    let mut client = nodes.here().client(TransportKind::WebSocket).await;
+    assert_eq!(connect(&mut client, "/", kept.auth()).await.sid, kept.sid);
+}
+
+async fn a_session_that_was_ended_on_purpose_stays_ended(nodes: Nodes) {
+    // by the client, and by the server
+    for by_client in [true, false] {
+        let mut client = nodes.there().client(TransportKind::WebSocket).await;
+        let kept = connect(&mut client, "/", json!({})).await;
+        let socket = nodes.there().server.of("/").local_socket(&kept.sid).unwrap();
+        // a change that is about to be stored does not bring it back
+        socket.join("late");
+        match by_client {
+            true => client.send("41").await,
+            false => socket.disconnect(false),
+        }
+        gone(nodes.there(), &kept).await;
+        let mut again = nodes.here().client(TransportKind::WebSocket).await;
+        let back = connect(&mut again, "/", kept.auth()).await;
+        assert_ne!(back.sid, kept.sid, "by the client: {by_client}");
+    }
+    let refused = nodes.here().metric(r#"recoveries_refused_total{reason="unknown_session"}"#);
+    assert_eq!(refused, 2);
+}
+
+async fn one_namespace_that_goes_on_elsewhere_takes_its_neighbours_along(nodes: Nodes) {
+    for node in [nodes.here(), nodes.there()] {
+        node.server.of("/other");
+    }
+    let mut old = nodes.there().client(TransportKind::WebSocket).await;
+    let main = connect(&mut old, "/", json!({})).await;
+    let other = connect(&mut old, "/other", json!({})).await;
+    let mut new = nodes.here().client(TransportKind::WebSocket).await;
+    assert_eq!(connect(&mut new, "/", main.auth()).await.sid, main.sid);
+    // nobody is at the other end of the old connection any more
+    let (_, end) = old.end().await;
+    assert!(matches!(end, End::Code(_)), "{end:?}");
+    nodes.here().server.of("/other").emit("missed", &()).await.unwrap();
+    assert_eq!(connect(&mut new, "/other", other.auth()).await.sid, other.sid);
+    assert!(new.recv_text().await.starts_with(r#"42/other,["missed","#));
+    let superseded = CloseReason::Superseded.label();
+    let series = format!("sessions_closed_total{{reason=\"{superseded}\"}}");
+    nodes.there().until_metric(&series, 1).await;
+}
+
+async fn an_attempt_that_is_refused_leaves_the_session_as_it_was(nodes: Nodes) {
+    for node in [nodes.here(), nodes.there()] {
+        node.server.of("/").middleware(|socket, auth: quicket::Auth| async move {
+            let auth: Value = auth.decode().unwrap_or_default();
+            socket.set_identity(auth["user"].as_str().unwrap_or("anna"));
+            match auth["refuse"].as_bool() {
+                Some(true) => Err(quicket::ConnectError::new("no")),
+                _ => Ok(()),
+            }
+        });
+    }
+    let mut client = nodes.there().client(TransportKind::WebSocket).await;
+    let mut kept = connect(&mut client, "/", json!({})).await;
+    nodes.here().server.of("/").emit("seen", &()).await.unwrap();
+    kept.event(&mut client).await;
+    let mut auth = kept.auth();
+    auth["user"] = "mallory".into();
+    let mut thief = nodes.here().client(TransportKind::WebSocket).await;
+    assert_ne!(connect(&mut thief, "/", auth).await.sid, kept.sid);
+    let mut auth = kept.auth();
+    auth["refuse"] = true.into();
+    let mut refused = nodes.here().client(TransportKind::WebSocket).await;
+    refused.send(&format!("40{auth}")).await;
+    refused.expect(r#"44{"message":"no"}"#).await;
+    // its owner is connected all the time, and misses nothing
+    nodes.here().server.of("/").emit("on", &()).await.unwrap();
+    assert_eq!(kept.event(&mut client).await, json!(["on"]));
+    drop(client);
+    let mut client = nodes.here().client(TransportKind::WebSocket).await;
+    assert_eq!(connect(&mut client, "/", kept.auth()).await.sid, kept.sid);
+}
