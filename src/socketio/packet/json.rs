@@ -220,10 +220,7 @@ pub(super) fn event_name(text: &Str) -> Result<Str, PeerMisbehaved> {
             serde_json::from_str::<String>(&raw).map_err(|_| PeerMisbehaved::InvalidPayload)?.into()
         }
         Some(b'"') => raw.slice(1..raw.len() - 1),
-        Some(b'-' | b'0'..=b'9') => match raw.parse::<i64>() {
-            Ok(number) => number.to_string().into(),
-            Err(_) => float_name(raw.parse().unwrap_or(f64::NAN))?,
-        },
+        Some(b'-' | b'0'..=b'9') => number_name(raw.parse().unwrap_or(f64::NAN))?,
         _ => return Err(PeerMisbehaved::InvalidPayload),
     };
     if RESERVED_EVENTS.contains(&name.as_str()) {
@@ -232,8 +229,9 @@ pub(super) fn event_name(text: &Str) -> Result<Str, PeerMisbehaved> {
     Ok(name)
 }
 
-/// The name of an event whose name is a fraction.
-pub(super) fn float_name(number: f64) -> Result<Str, PeerMisbehaved> {
+/// The name of an event whose name is a number, which in JavaScript is a double: the same one in both codecs,
+/// or a large integer would name one event here and another behind the cluster.
+pub(super) fn number_name(number: f64) -> Result<Str, PeerMisbehaved> {
     if !number.is_finite() {
         return Err(PeerMisbehaved::InvalidPayload);
     }

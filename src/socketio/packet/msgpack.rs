@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::args::Body;
-use super::json::float_name;
+use super::json::number_name;
 use super::spread::Shape;
 use super::{MAX_ACK_ID, MAX_DEPTH, Outgoing, Packet, RESERVED_EVENTS, assemble};
 use crate::engine::packet::Str;
@@ -256,9 +256,9 @@ pub(super) fn event_name(list: &[u8]) -> Result<Str, PeerMisbehaved> {
         (Head::Array(1..), Head::Str(name)) if !RESERVED_EVENTS.contains(&name) => {
             Ok(Str::copy_from_slice(name))
         }
-        (Head::Array(1..), Head::Uint(number)) => Ok(number.to_string().into()),
-        (Head::Array(1..), Head::Int(number)) => Ok(number.to_string().into()),
-        (Head::Array(1..), Head::Float(number)) => float_name(number),
+        (Head::Array(1..), Head::Uint(number)) => number_name(number as f64),
+        (Head::Array(1..), Head::Int(number)) => number_name(number as f64),
+        (Head::Array(1..), Head::Float(number)) => number_name(number),
         _ => Err(PeerMisbehaved::InvalidPayload),
     }
 }
