@@ -1,6 +1,6 @@
 //! Bad input and bounds on the wire: what a peer may cost, and that it costs only itself (guarantee G5).
 //! What the server keeps for peers and applications that lag is in `backpressure`, random bytes in
-//! `noise`.
+//! `noise`, peers that take their time in `slow`.
 
 #![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
 
@@ -8,6 +8,8 @@
 mod backpressure;
 #[path = "limits/noise.rs"]
 mod noise;
+#[path = "limits/slow.rs"]
+mod slow;
 mod support;
 
 use std::time::Duration;

@@ -13,6 +13,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use socket2::SockRef;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -147,6 +149,8 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
         };
         // small packets are what this server sends
         let _ = stream.set_nodelay(true);
+        let engine = &core.config.engine;
+        limit_stall(&stream, engine.ping_interval + engine.ping_timeout);
         let peer = Peer { address: to_canonical(address), secure: tls.is_some() };
         let (tls, closed, alive) = (tls.clone(), core.closed(), alive.clone());
         let pass = full.as_ref().map_or(Pass::Serve, |_| gate.pass(&stream));
@@ -175,6 +179,18 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
     drop((listener, alive));
     let _ = tokio::time::timeout(LAST_ANSWERS, all_gone.recv()).await;
 }
+
+/// Lets the system cut off a peer that has taken nothing of what waits for it for so long. A session has its
+/// heartbeat; for an answer of HTTP, whose reader may hold megabytes of ours, there is nothing else.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn limit_stall(stream: &TcpStream, after: Duration) {
+    // it fails for a connection that has ended already
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(after));
+}
+
+/// Other systems have no such limit.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn limit_stall(_: &TcpStream, _: Duration) {}
 
 async fn serve(
     tls: Option<TlsAcceptor>,

@@ -181,3 +181,26 @@ async fn an_answer_may_be_given_later_or_not_at_all() {
     eventually("the disconnect", || !socket.is_connected()).await;
     assert!(matches!(first.send(&1), Err(EmitError::Disconnected)));
 }
+
+/// Ids are the client's affair: nothing is kept of one, so using it again costs nobody anything.
+#[tokio::test]
+async fn an_id_that_a_client_uses_again_is_answered_each_time() {
+    let server = TestServer::start(config(), |_| {}).await;
+    let (mut client, socket) = server.joined(WebSocket).await;
+    let (sender, mut asked) = mpsc::unbounded_channel::<Ack>();
+    socket.on("ask", move |_: Socket, (): (), ack: Ack| {
+        sender.send(ack).unwrap();
+        async {}
+    });
+    for _ in 0..3 {
+        client.send(r#"427["ask"]"#).await;
+    }
+    let mut acks = Vec::new();
+    for _ in 0..3 {
+        acks.push(within("the event", asked.recv()).await.unwrap());
+    }
+    for (answer, ack) in acks.into_iter().enumerate() {
+        ack.send(&answer).unwrap();
+        client.expect(&format!("437[{answer}]")).await;
+    }
+}
