@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback image-test rollout
+.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback image-test rollout fuzz
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
@@ -15,6 +15,7 @@ help:
 	@echo "make fallback  time to the first event where UDP or WebSocket is blocked, against the official client"
 	@echo "make image-test  the Dockerfile, built without a registry (root; installs buildah)"
 	@echo "make rollout deploys, crashes and cuts under load, Node's and ours: the tables of docs/recovery.md"
+	@echo "make fuzz    every decoder, SECONDS=60 each; TARGET=socketio_json only one (docs/fuzzing.md)"
 	@echo "make check   formatting, lints, docs, licences"
 	@echo "make bench   servers side by side; writes docs/benchmark.md (BENCH=quick: minutes, writes nothing)"
 	@echo "PORT=8080 make run takes another port; the other settings are in docs/configuration.md"
@@ -89,11 +90,17 @@ rollout: tests/interop/node_modules/.installed
 	$(CARGO) build --release --example rollout
 	cd tests/interop && node rollout.mjs
 
+# libFuzzer on the stable toolchain; `make test` has a short run of the same targets without it
+SECONDS ?= 60
+fuzz:
+	scripts/fuzz $(SECONDS) $(TARGET)
+
 # --- static checks
 
 check: frontend
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path bench/Cargo.toml --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) test --test tidy
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items

@@ -46,6 +46,9 @@ mod transport;
 
 pub mod config;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod metrics;
 mod time;
 

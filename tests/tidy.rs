@@ -206,6 +206,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "time",
         ],
     ),
+    ("fuzzing", &["cluster", "engine", "socketio", "transport"]),
     ("lib", &["engine"]),
     ("app", &[]),
     ("main", &[]),

@@ -13,6 +13,8 @@
 //!           ── Log::request ──▶ other nodes: Replica::answer ──▶ Replies
 //! ```
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub(crate) mod history;
 pub(crate) mod memory;
 pub(crate) mod message;

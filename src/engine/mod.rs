@@ -15,6 +15,8 @@
 //! of a session is meant.
 
 pub(crate) mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod handshake;
 pub mod packet;
 pub(crate) mod session;

@@ -13,6 +13,8 @@ mod ack;
 mod broadcast;
 mod client;
 pub(crate) mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handler;
 mod inbox;
 mod keeper;

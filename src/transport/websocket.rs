@@ -10,6 +10,8 @@
 //! nothing. They take work in bounded portions.
 
 mod deflate;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshake;
 mod reader;
 

@@ -3,6 +3,8 @@
 //! engine.io-client opens exactly one bidirectional stream and says everything on it. The end of the
 //! stream, of the session or of the QUIC connection is the end of the link, at once.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod h3;
 pub(crate) mod session;
 

@@ -126,6 +126,12 @@ impl Reader {
         &self.held
     }
 
+    /// Bytes of a message and a control frame that wait for the rest of them.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn buffered(&self) -> usize {
+        self.message.capacity() + self.control.capacity()
+    }
+
     /// The next event from the bytes that are held.
     ///
     /// # Errors
