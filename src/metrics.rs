@@ -5,6 +5,7 @@
 //! looked up once, at the start, which also makes every series visible from zero.
 
 mod bus;
+mod certificates;
 mod descriptors;
 
 use std::fmt;
@@ -14,9 +15,10 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 pub(crate) use self::bus::BusMetrics;
+use self::certificates::CertificateMetrics;
 pub(crate) use self::descriptors::DescriptorMetrics;
 use crate::engine::TransportKind;
 use crate::engine::handshake::HandshakeError;
@@ -68,8 +70,8 @@ pub struct Metrics {
     pub(crate) handler_panics: Counter,
     /// File descriptors.
     pub(crate) descriptors: DescriptorMetrics,
-    /// When the certificate ends, in seconds of Unix time; 0 while there is none.
-    pub(crate) certificate_not_after: Gauge,
+    /// The certificate.
+    pub(crate) certificate: CertificateMetrics,
     /// Clients that went on with their session, and the events that they were sent again.
     pub(crate) recovered: Counter,
     pub(crate) replayed: Counter,
@@ -101,13 +103,6 @@ impl Metrics {
         let build = Family::<[(&str, &str); 1], Gauge>::default();
         build.get_or_create(&[("version", version)]).set(1);
         r.register("build_info", "The version that runs", build);
-        let certificate_not_after = Gauge::default();
-        r.register_with_unit(
-            "certificate_not_after",
-            "When the certificate ends, in Unix time",
-            Unit::Seconds,
-            certificate_not_after.clone(),
-        );
         Self {
             sessions: By::register(r, "sessions", "Sessions that are open"),
             sessions_opened: By::register(r, "sessions_opened", "Sessions that were opened"),
@@ -131,7 +126,7 @@ impl Metrics {
             handler_errors: counter(r, "handler_errors", "Handlers that returned an error"),
             handler_panics: counter(r, "handler_panics", "Handlers that panicked"),
             descriptors: DescriptorMetrics::register(r),
-            certificate_not_after,
+            certificate: CertificateMetrics::register(r),
             recovered: counter(r, "recoveries", "Clients that went on with their session"),
             replayed: counter(r, "events_replayed", "Events sent again to those clients"),
             not_recovered: By::register(

@@ -55,7 +55,8 @@ fn every_name_is_rendered_from_the_start() {
         bus_local_deliveries_total bus_malformed_total bus_published_total bus_queue_bytes \
         bus_queue_messages bus_received_total bus_reconnects_total bus_refusals_total \
         bus_requests_lost_total bus_skipped_total bytes_received_total bytes_sent_total \
-        certificate_not_after_seconds connections_refused_total deliveries_total \
+        certificate_failures_total certificate_not_after_seconds certificate_renewals_total \
+        connections_refused_total deliveries_total \
         events_replayed_total file_descriptors file_descriptors_hard_limit \
         file_descriptors_soft_limit handler_errors_total handler_panics_total \
         handshakes_refused_total http_requests_refused_total inbox_pauses_total \
@@ -98,7 +99,9 @@ fn every_label_counts_on_its_own_series() {
 #[test]
 fn every_plain_counter_counts_under_its_own_name() {
     type Get = fn(&Metrics) -> &Counter;
-    let counters: [(&str, Get); 10] = [
+    let counters: [(&str, Get); 12] = [
+        ("certificate_failures", |m| &m.certificate.failures),
+        ("certificate_renewals", |m| &m.certificate.renewals),
         ("connections_refused", |m| &m.descriptors.refused),
         ("http_requests_refused", |m| &m.http_requests_refused),
         ("pings_unanswered", |m| &m.pings_unanswered),
@@ -115,7 +118,7 @@ fn every_plain_counter_counts_under_its_own_name() {
         get(&metrics).inc_by(at);
     }
     metrics.sockets.inc();
-    metrics.certificate_not_after.set(2_000_000_000);
+    metrics.certificate.not_after.set(2_000_000_000);
     let series = read(&metrics.render());
     for (at, (name, _)) in (1_u8..).zip(counters) {
         assert_eq!(series[&format!("quicket_{name}_total")], f64::from(at), "{name}");

@@ -514,7 +514,7 @@ fn peer_of(request: &Request<Body>) -> Peer {
 async fn keep_certificates(core: Arc<Core>) {
     loop {
         let ends = core.certificates.not_after().duration_since(SystemTime::UNIX_EPOCH);
-        core.metrics.certificate_not_after.set(ends.map_or(0, |ends| ends.as_secs() as i64));
+        core.metrics.certificate.not_after.set(ends.map_or(0, |ends| ends.as_secs() as i64));
         let pause = core.certificates.next_refresh(SystemTime::now());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -524,9 +524,15 @@ async fn keep_certificates(core: Arc<Core>) {
         let refreshed =
             tokio::task::spawn_blocking(move || certificates.refresh(SystemTime::now()));
         match refreshed.await {
-            Ok(Ok(true)) => tracing::info!("a new certificate is in use"),
+            Ok(Ok(true)) => {
+                core.metrics.certificate.renewals.inc();
+                tracing::info!("a new certificate is in use");
+            }
             Ok(Ok(false)) | Err(_) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the certificate was not reloaded"),
+            Ok(Err(error)) => {
+                core.metrics.certificate.failures.inc();
+                tracing::error!(%error, "no new certificate; the old one stays in use");
+            }
         }
     }
 }
