@@ -6,7 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::forms::{show_duration, show_size};
 use super::settings;
-use super::{Config, Cookie, Listen, OriginPolicy, RedisAddress, SameSite, Transports, origin};
+use super::{
+    Config, Cookie, Listen, OriginPolicy, RedisAddress, ResetKey, SameSite, Transports, origin,
+};
 use crate::error::ConfigError;
 
 /// The longest wait. Browsers keep timers in 31 bits of milliseconds (24.8 days; longer ones fire
@@ -101,6 +103,11 @@ impl Config {
         let one_is_wrong = engine.ping_interval.max(engine.ping_timeout) > MAX_WAIT;
         found.unless(together <= MAX_WAIT || one_is_wrong, "ping-timeout", || {
             format!("at most {} together with ping-interval", show_duration(&MAX_WAIT))
+        });
+        let key = self.webtransport.reset_key.as_ref();
+        let fits = key.is_none_or(|key| key.0.len() >= ResetKey::LENGTH_MIN);
+        found.unless(fits, "webtransport-reset-key", || {
+            format!("at least {} characters, such as openssl rand -hex 32", ResetKey::LENGTH_MIN)
         });
         let idle = self.webtransport.idle_timeout;
         found.unless(self.webtransport.keep_alive < idle, "webtransport-keep-alive", || {
@@ -354,6 +361,17 @@ mod tests {
         assert_eq!(wrong(|c| c.engine.cors_max_age = age), ["cors-max-age"]);
         let cookie = Cookie { same_site: SameSite::None, ..Cookie::default() };
         assert_eq!(wrong(|c| c.engine.cookie = Some(cookie)), ["cookie-secure"]);
+    }
+
+    #[test]
+    fn a_reset_key_that_can_be_guessed_is_refused() {
+        let key = |length| {
+            move |c: &mut Config| {
+                c.webtransport.reset_key = Some(ResetKey("k".repeat(length)));
+            }
+        };
+        assert_eq!(wrong(key(31)), ["webtransport-reset-key"]);
+        assert!(wrong(key(32)).is_empty());
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod origin;
 mod parse;
 mod recovery;
 mod redis;
+mod reset_key;
 mod settings;
 
 pub use origin::OriginPolicy;
@@ -37,6 +38,7 @@ pub use parse::{Command, Strings};
 pub use recovery::RecoveryConfig;
 pub(crate) use redis::RedisAddress;
 pub use redis::RedisConfig;
+pub use reset_key::ResetKey;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -339,6 +341,9 @@ pub struct WebTransportConfig {
     /// What connection ids begin with, so that a load balancer can route a client whose address
     /// changes to the process that has its connection. Default: none, connection ids are random.
     pub server_id: Option<ServerId>,
+    /// What all processes behind one address share, so that one of them ends connections that another has
+    /// lost, and takes addresses for proven that another has seen proven. Default: none, each for itself.
+    pub reset_key: Option<ResetKey>,
 }
 
 impl Default for WebTransportConfig {
@@ -351,6 +356,7 @@ impl Default for WebTransportConfig {
             public_host: None,
             public_port: None,
             server_id: None,
+            reset_key: None,
         }
     }
 }

@@ -10,6 +10,7 @@ mod descriptors;
 mod driver;
 mod listen;
 mod quic;
+mod quic_keys;
 mod quic_lb;
 mod raw;
 mod registry;

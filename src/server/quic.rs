@@ -12,8 +12,10 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, Incoming, TokioRuntime, VarInt};
 
 use super::core::{Core, webtransport_handshake};
+use super::quic_keys::SharedKeys;
 use super::quic_lb::RoutableIds;
 use super::registry::Command;
+use crate::config::ServerId;
 use crate::engine::handshake::{FirstPacket, HandshakeError};
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
@@ -48,9 +50,18 @@ pub(crate) struct Quic {
 impl Quic {
     /// Takes a bound socket.
     pub(crate) fn new(core: &Core, socket: UdpSocket) -> Result<Self, ServeError> {
-        let config = server_config(core)?;
+        let mut config = server_config(core)?;
         let mut endpoint_config = EndpointConfig::default();
-        if let Some(server_id) = core.config.webtransport.server_id {
+        let mut server_id = core.config.webtransport.server_id;
+        if let Some(secret) = &core.config.webtransport.reset_key {
+            let keys = SharedKeys::new(secret);
+            keys.set_server(&mut config);
+            keys.set_endpoint(&mut endpoint_config);
+            // quinn's own ids are of another length and carry a check that only their process knows: nobody
+            // else would take a packet for a lost connection's
+            server_id = server_id.or_else(|| Some(ServerId(rand::random())));
+        }
+        if let Some(server_id) = server_id {
             endpoint_config.cid_generator(move || Box::new(RoutableIds(server_id)));
         }
         let endpoint =

@@ -72,7 +72,7 @@ def dummy(variable):
     if "fieldRef" in source:
         assert source["fieldRef"]["fieldPath"] == "metadata.uid"
         return "01234567-89ab-cdef-0123-456789abcdef"
-    return "redis://quicket-redis:6379" if source["secretKeyRef"]["key"] == "url" else "secret"
+    return "redis://quicket-redis:6379" if source["secretKeyRef"]["key"] == "url" else "a secret of some length" * 2
 
 
 def group_of(each):

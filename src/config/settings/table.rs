@@ -1,8 +1,8 @@
 //! The rows, in the order in which they are shown.
 
 use super::{Setting, show_path, some_text, tls};
-use crate::config::Cookie;
 use crate::config::forms::*;
+use crate::config::{Cookie, ResetKey};
 
 /// Every setting, in the order of the help text. `cookie` stands before what it makes a place for.
 // A row of a few long lines is easier to read than one of eight short ones.
@@ -350,6 +350,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "8 bytes by which a load balancer finds this process (QUIC-LB): hex digits, base64, or a UUID's first half."
     ),
+    Setting {
+        name: "webtransport-reset-key",
+        placeholder: "TEXT",
+        node: "",
+        secret: true,
+        about: "Secret of 32 characters or more, the same on all nodes: any can tell clients of one that is gone.",
+        read: |config, text| {
+            config.webtransport.reset_key = some_text(text).map(ResetKey);
+            Ok(())
+        },
+        show: |config| {
+            config.webtransport.reset_key.as_ref().map_or_else(String::new, |key| key.0.clone())
+        },
+    },
     setting!(
         "log-filter",
         log.filter,
