@@ -47,6 +47,8 @@ pub enum CloseReason {
     /// The client has come back on another connection, and its session goes on there. Listeners see
     /// "transport close".
     Superseded,
+    /// This node had more sessions than its share, and others take them. Listeners see "forced server close".
+    Shed,
 }
 
 impl CloseReason {
@@ -58,7 +60,7 @@ impl CloseReason {
             Self::PingTimeout => "ping timeout",
             Self::ParseError => "parse error",
             Self::ForcedClose => "forced close",
-            Self::ForcedServerClose => "forced server close",
+            Self::ForcedServerClose | Self::Shed => "forced server close",
             Self::ServerShuttingDown => "server shutting down",
             Self::ClientNamespaceDisconnect => "client namespace disconnect",
             Self::ServerNamespaceDisconnect => "server namespace disconnect",
@@ -80,6 +82,7 @@ impl CloseReason {
             Self::SlowConsumer => "slow_consumer",
             Self::HandlersStuck => "handlers_stuck",
             Self::Superseded => "superseded",
+            Self::Shed => "shed",
         }
     }
 
@@ -95,6 +98,7 @@ impl CloseReason {
             | Self::ServerShuttingDown
             | Self::SlowConsumer
             | Self::HandlersStuck
+            | Self::Shed
             // the other namespaces of that connection: their clients come back, too
             | Self::Superseded => true,
             Self::ParseError
@@ -108,7 +112,7 @@ impl CloseReason {
     /// Stock clients look at neither; people who read a packet capture do.
     pub fn close_code(self) -> u16 {
         match self {
-            Self::ServerShuttingDown => 1001,
+            Self::ServerShuttingDown | Self::Shed => 1001,
             Self::ParseError | Self::TransportError => 1002,
             Self::PingTimeout | Self::SlowConsumer => 1008,
             _ => 1000,

@@ -347,6 +347,7 @@ label!(
         SlowConsumer,
         HandlersStuck,
         Superseded,
+        Shed,
     ]
 );
 

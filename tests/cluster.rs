@@ -27,4 +27,6 @@ mod redis;
 mod requests;
 #[path = "cluster/servers.rs"]
 mod servers;
+#[path = "cluster/shed.rs"]
+mod shed;
 mod support;

@@ -16,6 +16,7 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub(crate) mod history;
+pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod message;
 pub(crate) mod redis;
@@ -28,6 +29,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use self::history::{At, Early, Offset, Past};
+use self::load::Load;
 use self::message::{Message, Reply, Request, Target};
 use self::session::{LetGo, Sessions};
 pub(crate) use self::wire::StreamId;
@@ -41,6 +43,14 @@ pub(crate) trait Bus: Send + Sync {
 
     /// Is the node cut off from the others for now?
     fn is_degraded(&self) -> bool;
+
+    /// Tells the other nodes how many sessions this one has. May be lost.
+    fn report(&self, _load: Load) {}
+
+    /// What the other nodes have told of late; nothing of those that tell nothing.
+    fn loads(&self) -> Vec<Load> {
+        Vec::new()
+    }
 
     /// Publishes what was accepted and leaves the cluster; takes no longer than a few seconds.
     fn close(&self) -> BoxFuture<'static, ()>;

@@ -51,6 +51,7 @@ impl Config {
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut found = Findings(Vec::new());
         self.check_process(&mut found);
+        self.check_shed(&mut found);
         self.check_waits(&mut found);
         self.check_limits(&mut found);
         self.check_engine(&mut found);
@@ -80,6 +81,16 @@ impl Config {
         });
         found.unless(self.shutdown_grace <= MAX_WAIT, "shutdown-grace", || {
             format!("at most {}", show_duration(&MAX_WAIT))
+        });
+    }
+
+    fn check_shed(&self, found: &mut Findings) {
+        found.unless(self.shed.is_none_or(|share| (1..=100).contains(&share)), "shed", || {
+            "off, or from 1% to 100%".to_owned()
+        });
+        // without it every client that is moved would lose what it missed
+        found.unless(self.shed.is_none() || self.socketio.recovery.is_on(), "shed", || {
+            "off, or recovery-window has to be set".to_owned()
         });
     }
 
@@ -361,6 +372,20 @@ mod tests {
         assert_eq!(wrong(|c| c.engine.cors_max_age = age), ["cors-max-age"]);
         let cookie = Cookie { same_site: SameSite::None, ..Cookie::default() };
         assert_eq!(wrong(|c| c.engine.cookie = Some(cookie)), ["cookie-secure"]);
+    }
+
+    #[test]
+    fn sessions_are_shed_only_where_they_can_go_on() {
+        assert_eq!(wrong(|c| c.shed = Some(5)), ["shed"]);
+        let with_recovery = |share| {
+            move |c: &mut Config| {
+                c.shed = Some(share);
+                c.socketio.recovery.window = Duration::from_secs(120);
+            }
+        };
+        assert_eq!(wrong(with_recovery(0)), ["shed"]);
+        assert_eq!(wrong(with_recovery(101)), ["shed"]);
+        assert!(wrong(with_recovery(100)).is_empty());
     }
 
     #[test]

@@ -75,6 +75,13 @@ pub(super) const OFF_OR_SERVER_ID: Form<Option<ServerId>> = Form {
     show: |id| show_off_or(id.as_ref(), ServerId::to_string),
 };
 
+pub(super) const OFF_OR_PERCENT: Form<Option<u8>> = Form {
+    placeholder: "off or PERCENT",
+    right: "off, or a percentage from 1% to 100%",
+    read: |text| off_or(text, |text| digits(text.strip_suffix('%').unwrap_or(text))),
+    show: |percent| show_off_or(percent.as_ref(), |percent| format!("{percent}%")),
+};
+
 pub(super) const COUNT: Form<usize> =
     Form { placeholder: "COUNT", right: "a whole number", read: digits, show: usize::to_string };
 

@@ -65,6 +65,10 @@ pub struct Config {
     /// next attempt. At most a quarter of `shutdown_grace`, of which it is a part. Nothing where
     /// a `preStop` hook has waited already. Default: 1 s.
     pub drain_delay: Duration,
+    /// The share of its sessions, in percent, that a node of a cluster may close in a minute while it has
+    /// more of them than the others; their clients come back to any node, and go on with their sessions, so
+    /// that recovery has to be on. Default: none, sessions stay where they are.
+    pub shed: Option<u8>,
     /// How long a shutdown spreads the closing of the sessions over, while there are other nodes to take
     /// them; at most half of `shutdown_grace`, of which it is a part. Few sessions take less: one is
     /// closed every 10 ms at least. Default: 5 s.
@@ -83,6 +87,7 @@ impl Default for Config {
             log: LogConfig::default(),
             shutdown_grace: Duration::from_secs(10),
             drain_delay: Duration::from_secs(1),
+            shed: None,
             drain: Duration::from_secs(5),
         }
     }

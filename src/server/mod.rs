@@ -14,6 +14,7 @@ mod quic_keys;
 mod quic_lb;
 mod raw;
 mod registry;
+mod shed;
 
 use std::fmt;
 use std::future::Future;
@@ -456,6 +457,9 @@ impl Running {
             tokio::spawn(async move { quic.run(core).await });
         }
         tokio::spawn(keep_certificates(core.clone()));
+        if let Some(percent) = core.config.shed {
+            tokio::spawn(shed::run(core.clone(), percent));
+        }
         core.ready.store(true, Ordering::Release);
         core.stopped().await;
         let left = core.close().await;

@@ -54,6 +54,7 @@ pub use self::server_side::ServerAck;
 pub use self::socket::Socket;
 pub use self::tap::Delivery;
 use crate::cluster::Bus;
+use crate::cluster::load::Load;
 use crate::config::SocketIoConfig;
 use crate::engine::packet::Str;
 use crate::engine::{NodeTag, Sid};
@@ -168,6 +169,16 @@ impl SocketIo {
 
     pub(crate) fn is_degraded(&self) -> bool {
         self.bus.is_degraded()
+    }
+
+    /// See [`Bus::report`].
+    pub(crate) fn report(&self, load: Load) {
+        self.bus.report(load);
+    }
+
+    /// See [`Bus::loads`].
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        self.bus.loads()
     }
 
     /// Leaves the cluster, after what was accepted is published.

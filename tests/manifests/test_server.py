@@ -35,6 +35,14 @@ def test_the_server_takes_the_configuration(overlay):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_server_takes_what_is_only_suggested():
+    text = (ROOT / "manifests/overlays/production/kustomization.yaml").read_text()
+    suggested = dict(re.findall(r"^#.*literals: \[([A-Z_]+)=([^]]+)\]", text, re.M))
+    assert "SHED" in suggested
+    done = check_config(Overlay("production").settings() | suggested)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_bad_configuration_is_noticed():
     assert check_config({"WEBTRANSPORT_SERVER_ID": "pod"}).returncode == 64
 

@@ -1,7 +1,7 @@
 //! Requests and replies over pub/sub, and the subscriptions by which peers count this node.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fred::error::{Error, ErrorKind};
 use fred::types::Message as ChannelMessage;
@@ -136,6 +136,7 @@ fn handle(shared: &Arc<Shared>, link: &SharedLink, space: &Arc<Space>, envelope:
                 }
             });
         }
+        Kind::Load(load) => shared.loads.lock().heard(Instant::now(), envelope.uid, load),
         Kind::CalledIn { answer, request_id } => {
             shared.sessions.answer(&request_id, answer);
         }

@@ -36,6 +36,7 @@ use self::past::{Delivered, NODE_CHARS, bytes_of, origin_of, remembered, remembe
 use self::requests::Requests;
 use self::sessions::Sessions;
 use super::history::{At, Early, Offset, Origin, Past, TailLimits, Way};
+use super::load::{Load, Loads};
 use super::message::{Message, Reply, Request};
 use super::wire::{self, Entry, StreamId};
 use super::{Bus, Log, Replica, Replies};
@@ -83,6 +84,8 @@ struct Shared {
     streams: Vec<Arc<Stream>>,
     requests: Requests,
     sessions: Sessions,
+    /// What other nodes say of themselves.
+    loads: Mutex<Loads>,
     /// Things to publish on channels, for the epoch that is there; dropped without one.
     channels: Mutex<Option<mpsc::Sender<Post>>>,
     connected: AtomicBool,
@@ -188,6 +191,7 @@ impl RedisBus {
             streams,
             requests: Requests::default(),
             sessions: Sessions::default(),
+            loads: Mutex::default(),
             channels: Mutex::new(None),
             connected: AtomicBool::new(false),
             started: watch::Sender::new(Start::Tried(None)),
@@ -253,6 +257,18 @@ impl Bus for RedisBus {
     fn is_degraded(&self) -> bool {
         let late = |stream: &Arc<Stream>| stream.feed.lock().is_late();
         !self.0.connected.load(Ordering::Acquire) || self.0.streams.iter().any(late)
+    }
+
+    fn report(&self, load: Load) {
+        // every node has the main namespace, or has no clients yet
+        let Some(space) = self.0.space(&"/".into()) else { return };
+        if let Ok(payload) = wire::load_payload(&space.uid, &space.nsp, load) {
+            self.0.post(Post::Publish { channel: space.channels.public.clone(), payload });
+        }
+    }
+
+    fn loads(&self) -> Vec<Load> {
+        self.0.loads.lock().of_others(Instant::now())
     }
 
     fn close(&self) -> BoxFuture<'static, ()> {

@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::entry::{PacketOut, opts};
-use super::{MAX_LEN, Malformed, Names, OptsOut, call, checked_id, kind, msgpack, to_msgpack};
+use super::{
+    MAX_LEN, Malformed, Names, OptsOut, call, checked_id, kind, load, msgpack, to_msgpack,
+};
+use crate::cluster::load::Load;
 use crate::cluster::message::{Flags, Reply, Request, SocketInfo};
 use crate::cluster::session::LetGo;
 use crate::engine::packet::Str;
@@ -185,6 +188,8 @@ pub(crate) enum Kind {
         answer: Option<LetGo>,
         request_id: String,
     },
+    /// How many sessions another node of ours has.
+    Load(Load),
 }
 
 const INCOMPLETE: Malformed = Malformed("a message is not of the form of its type");
@@ -231,6 +236,7 @@ impl Envelope {
                 let request_id = request_id(&data)?.ok_or(INCOMPLETE)?;
                 Kind::CalledIn { answer: call::answer(&data)?, request_id }
             }
+            load::LOAD => Kind::Load(load::read(&message.map("data")?)?),
             _ => return Ok(None),
         };
         let nsp = message.text("nsp").ok_or(INCOMPLETE)?;

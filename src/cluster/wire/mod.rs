@@ -16,6 +16,7 @@
 mod call;
 mod entry;
 mod envelope;
+mod load;
 mod msgpack;
 mod names;
 mod session;
@@ -30,6 +31,7 @@ use serde_json::Value;
 pub(crate) use self::call::{CallIn, call_in_payload, called_in_payload};
 pub(crate) use self::entry::{Entry, entry_fields};
 pub(crate) use self::envelope::{Envelope, Kind, reply_payload, request_payload};
+pub(crate) use self::load::load_payload;
 pub(crate) use self::names::{Channels, StreamId, channels, stream_name, streams_to_read};
 pub(crate) use self::session::{decode_session, encode_session, session_keys};
 

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::history::Early;
+use crate::cluster::load::Load;
 use crate::cluster::message::{Message, Reply, Request, SocketInfo};
 use crate::cluster::session::{LetGo, Record, Sent, Span};
 
@@ -416,6 +417,20 @@ fn a_session_of_ours_comes_back_whole() {
     let payload = called_in_payload("a", "/", "r", Some(&LetGo::Ended)).unwrap();
     let read = Envelope::parse(&payload, UID, Codec::Json).unwrap().unwrap();
     assert!(matches!(read.kind, Kind::CalledIn { answer: Some(LetGo::Ended), .. }));
+}
+
+#[test]
+fn a_load_is_read_as_it_was_written_and_bounded() {
+    let read = |sessions| {
+        let load = Load { sessions, leaving: sessions == 7 };
+        Envelope::parse(&load_payload("a", "/", load).unwrap(), UID, Codec::Json)
+    };
+    for (sessions, leaving) in [(0, false), (7, true), (u32::MAX.into(), false)] {
+        let Kind::Load(load) = read(sessions).unwrap().unwrap().kind else { panic!("{sessions}") };
+        assert_eq!(load, Load { sessions, leaving });
+    }
+    // all of them are added up
+    assert!(read(u64::from(u32::MAX) + 1).is_err());
 }
 
 /// Namespace, `hashCode` and the index for 2, 3, 4, 7, 16 and 1000 streams, as Node computes them.

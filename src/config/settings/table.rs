@@ -387,6 +387,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long a shutdown still takes new sessions, with /acceptz red, while there are other nodes."
     ),
     setting!(
+        "shed",
+        shed,
+        OFF_OR_PERCENT,
+        "",
+        "Share of its sessions that a node may close in a minute while it has more than the others; wants recovery."
+    ),
+    setting!(
         "drain",
         drain,
         DURATION,

@@ -129,6 +129,9 @@ fn survives_envelope(payload: &[u8]) {
                 let answer = answer.as_ref();
                 called_in_payload(&read.uid, &read.nsp, &request_id, answer).unwrap();
             }
+            Kind::Load(load) => {
+                load_payload(&read.uid, &read.nsp, load).unwrap();
+            }
         }
     }
 }
