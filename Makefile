@@ -51,7 +51,8 @@ tests/%/node_modules/.installed: tests/%/package.json tests/%/package-lock.json
 	@touch $@
 
 setup: tests/interop/node_modules/.installed tests/browser/node_modules/.installed
-	scripts/debian-packages chromium firefox-esr redis-server redis-sentinel haproxy nginx openssl
+	scripts/debian-packages chromium firefox-esr redis-server redis-sentinel haproxy nginx openssl \
+		nftables iproute2 conntrack
 	scripts/valkey
 	scripts/python-tools
 

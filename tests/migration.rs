@@ -1,11 +1,13 @@
 //! A client whose address changes, behind a balancer of UDP: one that reads the server id in QUIC connection
 //! ids (QUIC-LB, AWS's Network Load Balancer) keeps it on its server, one that looks at addresses does not.
 //!
-//! The balancer is a task of this test, and so is the NAT in front of it, so that no privilege is needed.
-//! What kube-proxy does with conntrack is `Routing::ByAddress`.
+//! Twice: with a balancer and a NAT that are tasks of this test, which needs no privilege; and in the kernel
+//! (`kernel.rs`), with network namespaces, nftables and conntrack, which are what kube-proxy works with.
 
 #![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
 
+#[path = "migration/kernel.rs"]
+mod kernel;
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,8 +35,12 @@ struct Pod {
 
 impl Pod {
     async fn start(id: ServerId) -> Self {
+        Self::listen(id, Ipv4Addr::LOCALHOST, 0).await
+    }
+
+    async fn listen(id: ServerId, address: Ipv4Addr, port: u16) -> Self {
         let config = Config {
-            listen: Listen { address: Ipv4Addr::LOCALHOST.into(), port: 0, ..Listen::default() },
+            listen: Listen { address: address.into(), port, ..Listen::default() },
             webtransport: WebTransportConfig {
                 server_id: Some(id),
                 idle_timeout: IDLE,
@@ -143,11 +149,7 @@ struct Session {
 }
 
 impl Session {
-    async fn open(network: &Network, pods: &[Pod]) -> Self {
-        let mut hashes = Vec::new();
-        for pod in pods {
-            hashes.push(pod.certificate_hash().await);
-        }
+    async fn open(address: SocketAddr, hashes: Vec<Sha256Digest>) -> Self {
         let config = wtransport::ClientConfig::builder()
             .with_bind_default()
             .with_server_certificate_hashes(hashes)
@@ -155,7 +157,7 @@ impl Session {
             .max_idle_timeout(Some(IDLE))
             .unwrap()
             .build();
-        let url = format!("https://{}/socket.io/?EIO=4&transport=webtransport", network.address);
+        let url = format!("https://{address}/socket.io/?EIO=4&transport=webtransport");
         let endpoint = wtransport::Endpoint::client(config).unwrap();
         let connection = within("a session", endpoint.connect(url)).await.unwrap();
         let (send, receive) = connection.open_bi().await.unwrap().await.unwrap();
@@ -163,6 +165,17 @@ impl Session {
         let open = session.ask("0").await.unwrap();
         assert!(open.starts_with("0{"), "{open}");
         session
+    }
+
+    /// What is answered before and after each of two changes of the client's address.
+    async fn across_rebinds(mut self, rebind: impl AsyncFn()) -> [Option<String>; 3] {
+        let before = self.ask("4before").await;
+        rebind().await;
+        let after = within("an answer, or the end", self.ask("4after")).await;
+        rebind().await;
+        let again = within("an answer, or the end", self.ask("4again")).await;
+        self.connection.close(0u8.into(), b"");
+        [before, after, again]
     }
 
     /// Sends a packet and gives the next that comes; `None` when the connection is dead.
@@ -190,17 +203,16 @@ impl Session {
 async fn across_a_rebind(routing: Routing) -> [Option<String>; 3] {
     let pods = [Pod::start(ServerId([0xaa; 8])).await, Pod::start(ServerId([0xbb; 8])).await];
     let network = Network::start(routing, &pods).await;
-    let mut session = Session::open(&network, &pods).await;
-    let before = session.ask("4before").await;
-    network.rebind.send(()).await.unwrap();
-    let after = within("an answer, or the end", session.ask("4after")).await;
-    network.rebind.send(()).await.unwrap();
-    let again = within("an answer, or the end", session.ask("4again")).await;
-    session.connection.close(0u8.into(), b"");
+    let mut hashes = Vec::new();
+    for pod in &pods {
+        hashes.push(pod.certificate_hash().await);
+    }
+    let session = Session::open(network.address, hashes).await;
+    let found = session.across_rebinds(async || network.rebind.send(()).await.unwrap()).await;
     for pod in &pods {
         pod.server.shutdown();
     }
-    [before, after, again]
+    found
 }
 
 fn answers(texts: [&str; 3]) -> [Option<String>; 3] {
