@@ -20,6 +20,7 @@ use prometheus_client::registry::Registry;
 pub(crate) use self::bus::BusMetrics;
 use self::certificates::CertificateMetrics;
 pub(crate) use self::descriptors::DescriptorMetrics;
+use self::limits::LimitMetrics;
 use crate::engine::TransportKind;
 use crate::engine::handshake::HandshakeError;
 use crate::engine::session::ProbeFailure;
@@ -68,6 +69,8 @@ pub struct Metrics {
     pub(crate) handler_errors: Counter,
     /// Handlers that panicked.
     pub(crate) handler_panics: Counter,
+    /// Limits that clients met.
+    pub(crate) limits: LimitMetrics,
     /// File descriptors.
     pub(crate) descriptors: DescriptorMetrics,
     /// The certificate.
@@ -125,6 +128,7 @@ impl Metrics {
             inbox_pauses: counter(r, "inbox_pauses", "Pauses in reading, for lagging handlers"),
             handler_errors: counter(r, "handler_errors", "Handlers that returned an error"),
             handler_panics: counter(r, "handler_panics", "Handlers that panicked"),
+            limits: LimitMetrics::register(r),
             descriptors: DescriptorMetrics::register(r),
             certificate: CertificateMetrics::register(r),
             recovered: counter(r, "recoveries", "Clients that went on with their session"),
@@ -314,6 +318,9 @@ macro_rules! label {
     };
 }
 
+// below the macro that it uses
+mod limits;
+
 label!(TransportKind, "transport", Self::name, [Polling, WebSocket, WebTransport]);
 
 label!(
@@ -393,6 +400,7 @@ label!(
         Forbidden,
         UnsupportedProtocolVersion,
         Unavailable,
+        TooManyRequests,
     ]
 );
 
@@ -405,6 +413,7 @@ fn handshake_error(error: HandshakeError) -> &'static str {
         HandshakeError::Forbidden => "forbidden",
         HandshakeError::UnsupportedProtocolVersion => "unsupported_protocol_version",
         HandshakeError::Unavailable => "unavailable",
+        HandshakeError::TooManyRequests => "too_many_requests",
     }
 }
 

@@ -1,11 +1,13 @@
 //! Bad input and bounds on the wire: what a peer may cost, and that it costs only itself (guarantee G5).
 //! What the server keeps for peers and applications that lag is in `backpressure`, random bytes in
-//! `noise`, peers that take their time in `slow`.
+//! `noise`, peers that take their time in `slow`, who comes in at all in `door`.
 
 #![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
 
 #[path = "limits/backpressure.rs"]
 mod backpressure;
+#[path = "limits/door.rs"]
+mod door;
 #[path = "limits/noise.rs"]
 mod noise;
 #[path = "limits/slow.rs"]

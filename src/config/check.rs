@@ -54,6 +54,7 @@ impl Config {
         self.check_shed(&mut found);
         self.check_waits(&mut found);
         self.check_limits(&mut found);
+        self.check_door(&mut found);
         self.check_engine(&mut found);
         self.check_redis(&mut found);
         if let Some(cookie) = &self.engine.cookie {
@@ -166,6 +167,24 @@ impl Config {
         );
     }
 
+    fn check_door(&self, found: &mut Findings) {
+        let limits = &self.limits;
+        for (setting, count) in [
+            ("max-sessions", limits.max_sessions),
+            ("max-sessions-per-ip", limits.max_sessions_per_ip),
+            ("max-half-open-sessions", limits.max_half_open_sessions),
+            ("max-connections-per-ip", limits.max_connections_per_ip),
+            ("handshake-rate", limits.handshake_rate),
+            ("handshake-rate-per-ip", limits.handshake_rate_per_ip),
+        ] {
+            let fine = count.is_none_or(|count| (1..=MAX_COUNT).contains(&count));
+            found.unless(fine, setting, || format!("off, or from 1 to {MAX_COUNT}"));
+        }
+        found.unless(limits.handshake_wait <= MAX_WAIT, "handshake-wait", || {
+            format!("at most {}", show_duration(&MAX_WAIT))
+        });
+    }
+
     fn check_engine(&self, found: &mut Findings) {
         let engine = &self.engine;
         found.unless(is_path(&engine.path), "socketio-path", || {
@@ -270,7 +289,7 @@ impl Findings {
 mod tests {
     use super::*;
     use crate::config::{
-        EngineConfig, RecoveryConfig, SocketIoConfig, TlsFiles, WebTransportConfig,
+        EngineConfig, LimitsConfig, RecoveryConfig, SocketIoConfig, TlsFiles, WebTransportConfig,
     };
 
     /// The settings that `change` makes wrong.
@@ -346,6 +365,29 @@ mod tests {
         let expected = "recovery-window shutdown-grace ping-interval max-payload inbox-events \
              webtransport-max-pending-handshakes";
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn limits_at_the_door_are_off_or_numbers_that_can_be_counted_to() {
+        for none in [Some(0), Some(MAX_COUNT + 1)] {
+            let limits = LimitsConfig {
+                max_sessions: none,
+                max_sessions_per_ip: none,
+                max_half_open_sessions: none,
+                max_connections_per_ip: none,
+                handshake_rate: none,
+                handshake_wait: Duration::MAX,
+                handshake_rate_per_ip: none,
+                ..LimitsConfig::default()
+            };
+            let expected = "max-sessions max-sessions-per-ip max-half-open-sessions \
+                 max-connections-per-ip handshake-rate handshake-rate-per-ip handshake-wait";
+            assert_eq!(
+                wrong(|c| c.limits = limits),
+                expected.split_whitespace().collect::<Vec<_>>()
+            );
+        }
+        assert!(wrong(|c| c.limits.max_sessions = None).is_empty());
     }
 
     #[test]

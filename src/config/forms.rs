@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{Compression, LogFormat, OriginPolicy, Parser, SameSite, ServerId, Transports};
+use super::{
+    Compression, IpNet, LogFormat, OriginPolicy, Parser, SameSite, ServerId, Transports,
+    private_networks,
+};
 
 /// A kind of value: how it is written.
 pub(super) struct Form<T> {
@@ -84,6 +87,35 @@ pub(super) const OFF_OR_PERCENT: Form<Option<u8>> = Form {
 
 pub(super) const COUNT: Form<usize> =
     Form { placeholder: "COUNT", right: "a whole number", read: digits, show: usize::to_string };
+
+/// `None` is off; 0 is read so, too.
+pub(super) const OFF_OR_COUNT: Form<Option<usize>> = Form {
+    placeholder: "off or COUNT",
+    right: "off or a whole number",
+    read: |text| off_or(text, digits).map(|count| count.filter(|count| *count > 0)),
+    show: |count| show_off_or(count.as_ref(), usize::to_string),
+};
+
+/// No network is off.
+pub(super) const NETWORKS: Form<Vec<IpNet>> = Form {
+    placeholder: "off, private or LIST",
+    right: "off, private, or a comma list of addresses and networks such as 10.0.0.0/8",
+    read: |text| match text {
+        "off" => Some(Vec::new()),
+        "private" => Some(private_networks()),
+        list => list.split(',').map(|one| read_network(one.trim())).collect(),
+    },
+    show: |networks| match networks.as_slice() {
+        [] => "off".to_owned(),
+        list if *list == private_networks() => "private".to_owned(),
+        list => list.iter().map(IpNet::to_string).collect::<Vec<_>>().join(","),
+    },
+};
+
+fn read_network(text: &str) -> Option<IpNet> {
+    let address = || text.parse().ok().map(|address: std::net::IpAddr| address.into());
+    text.parse().ok().or_else(address)
+}
 
 pub(super) const STREAMS: Form<NonZeroU32> = Form {
     placeholder: "COUNT",

@@ -26,6 +26,7 @@ use http::HeaderName;
 mod check;
 mod flags;
 mod forms;
+mod limits;
 mod origin;
 mod parse;
 mod recovery;
@@ -33,6 +34,8 @@ mod redis;
 mod reset_key;
 mod settings;
 
+pub(crate) use limits::is_in;
+pub use limits::{IpNet, LimitsConfig, private_networks};
 pub use origin::OriginPolicy;
 pub use parse::{Command, Strings};
 pub use recovery::RecoveryConfig;
@@ -54,6 +57,8 @@ pub struct Config {
     pub socketio: SocketIoConfig,
     /// QUIC and WebTransport.
     pub webtransport: WebTransportConfig,
+    /// What clients may ask for at the door.
+    pub limits: LimitsConfig,
     /// The cluster. Default: none, this node is alone.
     pub redis: RedisConfig,
     /// What is logged, and how.
@@ -83,6 +88,7 @@ impl Default for Config {
             engine: EngineConfig::default(),
             socketio: SocketIoConfig::default(),
             webtransport: WebTransportConfig::default(),
+            limits: LimitsConfig::default(),
             redis: RedisConfig::default(),
             log: LogConfig::default(),
             shutdown_grace: Duration::from_secs(10),

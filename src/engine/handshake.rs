@@ -1,7 +1,7 @@
 //! What a client shows at the door: the same on every transport (guarantee G1).
 
-use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use serde::Serialize;
@@ -24,14 +24,16 @@ pub enum HandshakeError {
     Forbidden,
     /// 5: not `EIO=4`.
     UnsupportedProtocolVersion,
-    /// 6: the process takes no new sessions, for it is about to end. (Node has no such code: it stops to
+    /// 6: the process takes no new sessions, for it is about to end, or full. (Node has no such code: it stops to
     /// listen. A balancer that retries on 503 finds another node.)
     Unavailable,
+    /// 7: this address has too many sessions, or opens them too fast. (Node has no such code.)
+    TooManyRequests,
 }
 
 impl HandshakeError {
     /// All of them, by code.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TransportUnknown,
         Self::SessionUnknown,
         Self::BadHandshakeMethod,
@@ -39,6 +41,7 @@ impl HandshakeError {
         Self::Forbidden,
         Self::UnsupportedProtocolVersion,
         Self::Unavailable,
+        Self::TooManyRequests,
     ];
 
     /// The code on the wire.
@@ -56,6 +59,7 @@ impl HandshakeError {
             Self::Forbidden => "Forbidden",
             Self::UnsupportedProtocolVersion => "Unsupported protocol version",
             Self::Unavailable => "Server unavailable",
+            Self::TooManyRequests => "Too many requests",
         }
     }
 }
@@ -67,12 +71,14 @@ pub struct Refusal {
     pub error: HandshakeError,
     /// Replaces the error's own text (as the string of Node's `allowRequest` does).
     pub message: Option<String>,
+    /// When the client may come back. It is told so in whole seconds, rounded up (`Retry-After`).
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
     /// A [`HandshakeError::Forbidden`] with a text of the application's.
     pub fn forbidden(message: impl Into<String>) -> Self {
-        Self { error: HandshakeError::Forbidden, message: Some(message.into()) }
+        Self { message: Some(message.into()), ..HandshakeError::Forbidden.into() }
     }
 
     /// The text for the client.
@@ -83,7 +89,7 @@ impl Refusal {
 
 impl From<HandshakeError> for Refusal {
     fn from(error: HandshakeError) -> Self {
-        Self { error, message: None }
+        Self { error, message: None, retry_after: None }
     }
 }
 
@@ -101,6 +107,10 @@ pub struct Handshake {
     pub headers: HeaderMap,
     /// Address of the peer: the proxy's, if there is one in between.
     pub peer: SocketAddr,
+    /// Address of the client: the peer's, or if that is a trusted proxy
+    /// ([`LimitsConfig::trusted_proxies`](crate::config::LimitsConfig::trusted_proxies)) the one that it
+    /// names in `X-Forwarded-For`. Limits count by it.
+    pub address: IpAddr,
     /// Did the request come over TLS or QUIC to this process?
     pub secure: bool,
     /// When it came.
@@ -203,6 +213,7 @@ mod tests {
                 (4, "Forbidden"),
                 (5, "Unsupported protocol version"),
                 (6, "Server unavailable"), // ours
+                (7, "Too many requests"),  // ours
             ]
         );
     }
@@ -242,6 +253,7 @@ mod tests {
             query,
             headers: HeaderMap::new(),
             peer: ([127, 0, 0, 1], 1).into(),
+            address: [127, 0, 0, 1].into(),
             secure: false,
             issued: SystemTime::UNIX_EPOCH,
         };

@@ -1,3 +1,5 @@
+//! What `/metrics` shows.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
@@ -59,7 +61,8 @@ fn every_name_is_rendered_from_the_start() {
         connections_refused_total deliveries_total \
         events_replayed_total file_descriptors file_descriptors_hard_limit \
         file_descriptors_soft_limit handler_errors_total handler_panics_total \
-        handshakes_refused_total http_requests_refused_total inbox_pauses_total \
+        handshakes_refused_total handshakes_waiting http_requests_refused_total inbox_pauses_total \
+        limits_hit_total \
         outbox_bytes outbox_overflows_total packets_received_total packets_sent_total peer_misbehaved_total \
         phase pings_unanswered_total recoveries_refused_total recoveries_total sessions sessions_closed_total \
         sessions_drained_total sessions_fenced_total sessions_opened_total sockets takeovers_total \
@@ -94,6 +97,7 @@ fn every_label_counts_on_its_own_series() {
     counts("packets_sent", |metrics| &metrics.packets_sent);
     counts("bytes_received", |metrics| &metrics.bytes_received);
     counts("bytes_sent", |metrics| &metrics.bytes_sent);
+    counts("limits_hit", |metrics| &metrics.limits.hit);
 }
 
 #[test]

@@ -10,7 +10,9 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::oneshot;
 
 use super::core::Core;
+use super::limits::Connected;
 use super::registry::{Command, SessionHandle};
+use crate::engine::door::client_address;
 use crate::engine::handshake::{Handshake, HandshakeError, Refusal, origin_of, parse_query};
 use crate::engine::packet::Str;
 use crate::engine::{Sid, TransportKind};
@@ -144,8 +146,10 @@ async fn open(
         headers.entry(header::HOST).or_insert(host);
     }
     let url = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    let trusted = &core.config.limits.trusted_proxies;
     let handshake = Arc::new(Handshake {
         transport: kind.name(),
+        address: client_address(trusted, peer.address.ip(), &headers),
         url,
         query,
         headers,
@@ -153,17 +157,17 @@ async fn open(
         secure: peer.secure,
         issued: SystemTime::now(),
     });
-    core.admit(&handshake).await?;
+    let place = core.admit(&handshake).await?;
     if kind == TransportKind::WebSocket {
         return Ok(accept_websocket(core, request, move |core, link| {
-            core.open(link, handshake);
+            core.open(link, handshake, place);
         }));
     }
     let mut link = Polling::default();
     let (answer, receiver) = oneshot::channel();
     // a fresh link has no poll that this could overlap
     let _ = link.attach_poll(PollRequest { answer });
-    let session = core.open(Link::Polling(Box::new(link)), handshake);
+    let session = core.open(Link::Polling(Box::new(link)), handshake, place);
     let mut response = poll_response(core, facts, receiver).await;
     if let Some(cookie) = &core.config.engine.cookie {
         let (name, value) = wire::set_cookie(cookie, session.sid);
@@ -301,6 +305,7 @@ fn accept_websocket(
             return wire::refuse_upgrade(&HandshakeError::BadRequest.into());
         }
     };
+    let connected = request.extensions_mut().remove::<Arc<Connected>>();
     let upgrade = hyper::upgrade::on(&mut request);
     let mut response = wire::empty(StatusCode::SWITCHING_PROTOCOLS);
     response.headers_mut().extend(handshake.headers());
@@ -309,7 +314,8 @@ fn accept_websocket(
     tokio::spawn(async move {
         match tokio::time::timeout(deadline, upgrade).await {
             Ok(Ok(upgraded)) => {
-                let link = WebSocket::new(Upgraded::new(upgraded), handshake.deflate, config);
+                let stream = Upgraded::new(upgraded).keeping(connected.map(|kept| kept as _));
+                let link = WebSocket::new(stream, handshake.deflate, config);
                 take(&core, Link::WebSocket(Box::new(link)));
             }
             Ok(Err(error)) => tracing::debug!(%error, "a WebSocket upgrade broke off"),

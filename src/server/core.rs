@@ -13,9 +13,11 @@ use tokio::sync::watch;
 
 use super::descriptors;
 use super::driver::{Driver, Upper};
+use super::limits::{Limits, Place};
 use super::raw::EngineSocket;
 use super::registry::{Registry, SessionHandle};
-use crate::config::Config;
+use crate::config::{Config, IpNet};
+use crate::engine::door::client_address;
 use crate::engine::handshake::{Handshake, HandshakeError, OpenPacket, Refusal};
 use crate::engine::packet::Packet;
 use crate::engine::session::{Session, SessionTimes};
@@ -44,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) certificates: Certificates,
     pub(crate) protocol: Protocol,
     pub(crate) admit: Option<Box<AdmitFn>>,
@@ -69,10 +72,12 @@ impl Core {
             upgrade_timeout: config.engine.upgrade_timeout,
             close_timeout: config.engine.poll_close_timeout,
         });
+        let limits = Arc::new(Limits::new(config.limits.clone(), metrics.clone()));
         Self {
             config,
             registry: Arc::default(),
             metrics,
+            limits,
             certificates,
             protocol,
             admit,
@@ -92,22 +97,26 @@ impl Core {
         }
     }
 
-    /// The same door on every transport (G1): is the process taking sessions, may this page connect, and
-    /// what does the application say?
-    pub(crate) async fn admit(&self, handshake: &Arc<Handshake>) -> Result<(), Refusal> {
+    /// The same door on every transport (G1): is the process taking sessions, may this page connect, is
+    /// there a place, and what does the application say? The place is the session's while it lives.
+    pub(crate) async fn admit(&self, handshake: &Arc<Handshake>) -> Result<Place, Refusal> {
         if self.is_stopping() {
             return Err(HandshakeError::Unavailable.into());
         }
         if !self.config.engine.origins.allows(handshake.origin(), handshake.header("host")) {
             return Err(HandshakeError::Forbidden.into());
         }
+        let place = tokio::select! {
+            place = self.limits.enter(handshake.address) => place?,
+            () = self.stopping() => return Err(HandshakeError::Unavailable.into()),
+        };
         if let Some(admit) = &self.admit {
             admit(handshake.clone()).await?;
         }
         if self.is_stopping() {
             return Err(HandshakeError::Unavailable.into()); // the application took its time
         }
-        Ok(())
+        Ok(place)
     }
 
     /// The metrics, with what is counted only when somebody asks.
@@ -126,7 +135,12 @@ impl Core {
     }
 
     /// Begins a session on a link that a client has just opened.
-    pub(crate) fn open(&self, link: Link, handshake: Arc<Handshake>) -> Arc<SessionHandle> {
+    pub(crate) fn open(
+        &self,
+        link: Link,
+        handshake: Arc<Handshake>,
+        place: Place,
+    ) -> Arc<SessionHandle> {
         let kind = link.kind();
         let sid = Sid::new(rand::random(), self.node);
         let handle = Arc::new(SessionHandle::new(sid, kind, self.config.engine.outbox_bytes));
@@ -143,7 +157,7 @@ impl Core {
             }
             .to_json(),
         );
-        tracing::debug!(?sid, transport = %kind, peer = %handshake.peer, "session opened");
+        tracing::debug!(?sid, transport = %kind, client = %handshake.address, "session opened");
         let upper = match &self.protocol {
             Protocol::SocketIo(socketio) => {
                 let (mailbox, socketio) = (handle.mailbox.clone(), socketio.clone());
@@ -157,7 +171,7 @@ impl Core {
         };
         let (registry, metrics) = (self.registry.clone(), self.metrics.clone());
         let driver = Driver::new(session, link, &open, upper, handle.clone(), registry, metrics);
-        tokio::spawn(driver);
+        tokio::spawn(driver.holding(place));
         if self.is_stopping() {
             // admitted before the stop, and too late to be among those that were told
             handle.mailbox.close(CloseReason::ServerShuttingDown);
@@ -322,6 +336,7 @@ pub(crate) fn webtransport_handshake(
     authority: &str,
     fields: &HashMap<String, String>,
     peer: std::net::SocketAddr,
+    trusted: &[IpNet],
 ) -> Handshake {
     let mut headers = http::HeaderMap::new();
     for (name, value) in fields {
@@ -338,6 +353,7 @@ pub(crate) fn webtransport_handshake(
         transport: TransportKind::WebTransport.name(),
         url: path.to_owned(),
         query: crate::engine::handshake::parse_query(path.split_once('?').map_or("", |(_, q)| q)),
+        address: client_address(trusted, peer.ip(), &headers),
         headers,
         peer,
         secure: true,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
+use super::limits::Place;
 use super::raw::RawSession;
 use super::registry::{Command, Registry, SessionHandle};
 use crate::engine::packet::{Frame, Message, Packet};
@@ -59,6 +60,14 @@ impl Upper {
         }
     }
 
+    /// Has the client got where it wanted to, or does it only sit there?
+    fn is_settled(&self) -> bool {
+        match self {
+            Self::SocketIo(connection) => connection.has_joined(),
+            Self::Raw(_) => true,
+        }
+    }
+
     fn poll_timeout(&self) -> Option<Instant> {
         match self {
             Self::SocketIo(connection) => connection.poll_timeout(),
@@ -98,6 +107,8 @@ pub(crate) struct Driver {
     ending: Ending,
     /// The reason that was counted; a task that panicked has none.
     closed: Option<CloseReason>,
+    /// Its place among the sessions, given back at the end.
+    place: Option<Place>,
 }
 
 /// How far an orderly close has come.
@@ -145,6 +156,21 @@ impl Driver {
             stalled: false,
             ending: Ending::No,
             closed: None,
+            place: None,
+        }
+    }
+
+    /// Keeps the place while the session lives.
+    pub(crate) fn holding(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    fn settle(&mut self) {
+        if let Some(place) = self.place.as_mut().filter(|place| place.is_half_open())
+            && self.upper.is_settled()
+        {
+            place.settle();
         }
     }
 
@@ -506,6 +532,7 @@ impl Future for Driver {
             this.events();
             this.attach(polls);
             this.events();
+            this.settle();
             this.write(cx);
             this.events();
             let stalled = !this.link.is_writable() && !matches!(this.link, Link::Polling(_));

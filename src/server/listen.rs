@@ -25,7 +25,9 @@ use tower::{Service, ServiceExt as _};
 use super::accept::Peer;
 use super::core::Core;
 use super::descriptors::{Gate, Pass};
+use super::limits::Connected;
 use super::quic::to_canonical;
+use crate::engine::door::Limit;
 use crate::error::ServeError;
 
 /// Connections that wait to be accepted; a deploy brings thousands at once.
@@ -152,6 +154,14 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
         let engine = &core.config.engine;
         limit_stall(&stream, engine.ping_interval + engine.ping_timeout);
         let peer = Peer { address: to_canonical(address), secure: tls.is_some() };
+        // the admin port is for those who run the server
+        let counted = full.as_ref().map(|_| core.limits.connect(peer.address.ip()));
+        let connected = match counted {
+            Some(None) => continue, // closed, without the work of saying why
+            Some(connected) => connected.map(Arc::new),
+            None => None,
+        };
+        let guest = Guest { peer, connected };
         let (tls, closed, alive) = (tls.clone(), core.closed(), alive.clone());
         let pass = full.as_ref().map_or(Pass::Serve, |_| gate.pass(&stream));
         if !matches!(pass, Pass::Serve) {
@@ -161,7 +171,7 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
             (Pass::Refuse(permit), Some(full)) => {
                 let full = full.clone();
                 tokio::spawn(async move {
-                    let refused = serve(tls, stream, peer, full, closed);
+                    let refused = serve(tls, stream, guest, full, closed);
                     let _ = tokio::time::timeout(REFUSAL, refused).await;
                     drop((permit, alive));
                 });
@@ -170,7 +180,7 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
             _ => {
                 let app = app.clone();
                 tokio::spawn(async move {
-                    serve(tls, stream, peer, app, closed).await;
+                    serve(tls, stream, guest, app, closed).await;
                     drop(alive);
                 });
             }
@@ -192,16 +202,24 @@ fn limit_stall(stream: &TcpStream, after: Duration) {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn limit_stall(_: &TcpStream, _: Duration) {}
 
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+struct Guest {
+    peer: Peer,
+    /// Counts the connection; the admin port has none.
+    connected: Option<Arc<Connected>>,
+}
+
 async fn serve(
     tls: Option<TlsAcceptor>,
     stream: TcpStream,
-    peer: Peer,
+    guest: Guest,
     app: Router,
     closed: impl Future<Output = ()>,
 ) {
     match tls {
-        None => serve_plain(stream, peer, app, closed).await,
-        Some(tls) => serve_tls(&tls, stream, peer, app, closed).await,
+        None => serve_plain(stream, guest, app, closed).await,
+        Some(tls) => serve_tls(&tls, stream, guest, app, closed).await,
     }
 }
 
@@ -213,37 +231,37 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 async fn serve_tls(
     tls: &TlsAcceptor,
     stream: TcpStream,
-    peer: Peer,
+    guest: Guest,
     app: Router,
     closed: impl Future<Output = ()>,
 ) {
     let stream = match tokio::time::timeout(TLS_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            tracing::debug!(peer = %peer.address, %error, "a TLS handshake failed");
+            tracing::debug!(peer = %guest.peer.address, %error, "a TLS handshake failed");
             return;
         }
         Err(_) => {
-            tracing::debug!(peer = %peer.address, "a TLS handshake took too long");
+            tracing::debug!(peer = %guest.peer.address, "a TLS handshake took too long");
             return;
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        serve_http2(stream, peer, app, closed).await;
+        serve_http2(stream, guest, app, closed).await;
     } else {
-        serve_plain(stream, peer, app, closed).await;
+        serve_plain(stream, guest, app, closed).await;
     }
 }
 
 /// HTTP/1.1. Chosen outright, since guessing the version would wait for its first byte without a deadline,
 /// and no browser speaks HTTP/2 without TLS.
-async fn serve_plain<S>(stream: S, peer: Peer, app: Router, closed: impl Future<Output = ()>)
+async fn serve_plain<S>(stream: S, guest: Guest, app: Router, closed: impl Future<Output = ()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_MAX);
-    let connection = builder.serve_connection(TokioIo::new(stream), service(peer, app));
+    let connection = builder.serve_connection(TokioIo::new(stream), service(guest.clone(), app));
     let connection = connection.with_upgrades();
     tokio::pin!(connection, closed);
     let result = tokio::select! {
@@ -253,10 +271,10 @@ where
             last_answers(connection).await
         }
     };
-    log_end(peer, result);
+    log_end(&guest, result);
 }
 
-async fn serve_http2<S>(stream: S, peer: Peer, app: Router, closed: impl Future<Output = ()>)
+async fn serve_http2<S>(stream: S, guest: Guest, app: Router, closed: impl Future<Output = ()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -266,7 +284,7 @@ where
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING)
         .max_header_list_size(HEAD_MAX as u32);
-    let connection = builder.serve_connection(TokioIo::new(stream), service(peer, app));
+    let connection = builder.serve_connection(TokioIo::new(stream), service(guest.clone(), app));
     tokio::pin!(connection, closed);
     let result = tokio::select! {
         result = &mut connection => result,
@@ -275,7 +293,7 @@ where
             last_answers(connection).await
         }
     };
-    log_end(peer, result);
+    log_end(&guest, result);
 }
 
 /// Answers what is under way, then closes. A connection on which half a request has come, or nothing yet,
@@ -289,15 +307,18 @@ const HEAD_MAX: usize = 32 * 1024;
 /// A peer that answers no ping within this time is gone.
 const HTTP2_PING: Duration = Duration::from_secs(20);
 
-fn log_end(peer: Peer, result: hyper::Result<()>) {
+fn log_end(guest: &Guest, result: hyper::Result<()>) {
     if let Err(error) = result {
-        tracing::debug!(peer = %peer.address, %error, "a connection broke");
+        if let Some(connected) = guest.connected.as_ref().filter(|_| error.is_parse_too_large()) {
+            connected.hit(Limit::HeadBytes, guest.peer.address.ip());
+        }
+        tracing::debug!(peer = %guest.peer.address, %error, "a connection broke");
     }
 }
 
-/// The application, with the peer's address in every request.
+/// The application, with the peer's address in every request, and what counts the connection.
 fn service(
-    peer: Peer,
+    guest: Guest,
     app: Router,
 ) -> TowerToHyperService<
     impl Service<
@@ -308,7 +329,10 @@ fn service(
     > + Clone,
 > {
     TowerToHyperService::new(tower::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(guest.peer);
+        if let Some(connected) = &guest.connected {
+            request.extensions_mut().insert(connected.clone());
+        }
         app.clone().oneshot(request.map(Body::new))
     }))
 }

@@ -8,6 +8,7 @@ mod accept;
 mod core;
 mod descriptors;
 mod driver;
+mod limits;
 mod listen;
 mod quic;
 mod quic_keys;

@@ -19,6 +19,7 @@ use crate::config::ServerId;
 use crate::engine::handshake::{FirstPacket, HandshakeError};
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
+use crate::transport::http as wire;
 use crate::transport::webtransport::session::Request;
 use crate::transport::{Link, WebTransport};
 
@@ -227,18 +228,22 @@ async fn serve(core: Arc<Core>, slot: Slot, incoming: Incoming) {
 async fn accept(core: &Core, connection: quinn::Connection) -> Result<(), String> {
     let peer = to_canonical(connection.remote_address());
     let request = Request::read(connection).await.map_err(|error| error.to_string())?;
-    let handshake =
-        webtransport_handshake(request.path(), request.authority(), request.headers(), peer);
+    let trusted = &core.config.limits.trusted_proxies;
+    let (path, authority) = (request.path(), request.authority());
+    let handshake = webtransport_handshake(path, authority, request.headers(), peer, trusted);
     if !handshake.path().starts_with(&core.config.engine.path) {
-        request.refuse(StatusCode::NOT_FOUND).await;
+        request.refuse(StatusCode::NOT_FOUND, None).await;
         return Err("unknown path".into());
     }
     let handshake = Arc::new(handshake);
-    if let Err(refusal) = core.admit(&handshake).await {
-        core.refused(&refusal, peer);
-        request.refuse(crate::transport::http::status_of(&refusal)).await;
-        return Err(refusal.message().to_owned());
-    }
+    let place = match core.admit(&handshake).await {
+        Ok(place) => place,
+        Err(refusal) => {
+            core.refused(&refusal, peer);
+            request.refuse(wire::status_of(&refusal), wire::retry_after(&refusal)).await;
+            return Err(refusal.message().to_owned());
+        }
+    };
     // Some clients of draft 02 wait for this echo; it harms nobody.
     let draft = handshake.header("sec-webtransport-http3-draft02").is_some();
     let echo = draft.then_some(("sec-webtransport-http3-draft", "draft02"));
@@ -250,7 +255,7 @@ async fn accept(core: &Core, connection: quinn::Connection) -> Result<(), String
     match Packet::decode(first) {
         Ok(Packet::Open(data)) => match FirstPacket::read(&data) {
             FirstPacket::Open => {
-                core.open(link, handshake);
+                core.open(link, handshake, place);
                 Ok(())
             }
             FirstPacket::Attach(sid) => {

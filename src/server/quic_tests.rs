@@ -6,7 +6,7 @@ use tokio::sync::{Semaphore, mpsc};
 use wtransport::tls::Sha256Digest;
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, LimitsConfig};
 use crate::engine::NodeTag;
 use crate::engine::handshake::Refusal;
 use crate::engine::packet::Message;
@@ -43,6 +43,10 @@ impl Echo {
     fn with(upgrade_timeout: Duration, admit: Option<Box<AdmitFn>>) -> Self {
         let mut config = Config::default();
         config.engine.upgrade_timeout = upgrade_timeout;
+        Self::on(config, admit)
+    }
+
+    fn on(config: Config, admit: Option<Box<AdmitFn>>) -> Self {
         let certificates = Certificates::load(Source::SelfSigned, SystemTime::now()).unwrap();
         let (tell, ends) = mpsc::unbounded_channel();
         let run = move |mut socket: EngineSocket| {
@@ -380,14 +384,33 @@ async fn requests_for_something_else_are_answered_and_the_connection_ends() {
         let fields = fields.map(|field| if field.0 == name { (name, value) } else { field });
         let bare = Bare::connect(&echo).await;
         let _control = bare.uni(CONTROL).await;
-        let (_send, mut receive) = bare.bi(&request(&fields)).await;
-        let answer = receive.read_to_end(1000).await.unwrap();
-        let section = &answer[2..];
-        let fields = wtransport_proto::qpack::Decoder::decode(section).unwrap();
-        assert_eq!(fields[":status"], "400", "{name} {value}");
+        let (_send, receive) = bare.bi(&request(&fields)).await;
+        assert_eq!(answer(receive).await[":status"], "400", "{name} {value}");
         assert_eq!(bare.closed_with().await, 0x100);
     }
     echo.is_empty().await;
+}
+
+/// The fields of an answer behind which nothing comes.
+async fn answer(mut receive: RecvStream) -> HashMap<String, String> {
+    let answer = receive.read_to_end(1000).await.unwrap();
+    wtransport_proto::qpack::Decoder::decode(&answer[2..]).unwrap()
+}
+
+/// Stock clients look at neither; whoever reads a packet capture does, and proxies will.
+#[tokio::test]
+async fn a_full_server_says_so_and_when_to_come_back() {
+    let limits = LimitsConfig { max_sessions: Some(1), ..LimitsConfig::default() };
+    let echo = Echo::on(Config { limits, ..Config::default() }, None);
+    let session = Session::open(&echo).await;
+    let bare = Bare::connect(&echo).await;
+    let _control = bare.uni(CONTROL).await;
+    let (_send, receive) = bare.bi(&connect_request()).await;
+    let fields = answer(receive).await;
+    assert_eq!((fields[":status"].as_str(), fields["retry-after"].as_str()), ("503", "5"));
+    drop(session);
+    assert_eq!(echo.next_end().await, CloseReason::TransportClose);
+    let _next = Session::open(&echo).await;
 }
 
 #[tokio::test]

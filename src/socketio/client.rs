@@ -163,6 +163,11 @@ impl Client {
         }
     }
 
+    /// Has it ever been in a namespace?
+    pub(crate) fn has_joined(&self) -> bool {
+        self.connect_deadline.is_none()
+    }
+
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         [self.connect_deadline, self.attachment_deadline].into_iter().flatten().min()
     }

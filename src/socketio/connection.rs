@@ -135,6 +135,11 @@ impl Connection {
         }
     }
 
+    /// Has the client ever been in a namespace?
+    pub(crate) fn has_joined(&self) -> bool {
+        self.0.state.lock().client.has_joined()
+    }
+
     pub(crate) fn switched(&self, to: TransportKind) {
         self.0.transport.store(to.index(), Ordering::Release);
     }
@@ -255,7 +260,7 @@ impl Shared {
         serde_json::json!({
             "headers": headers,
             "time": javascript_date(handshake.issued),
-            "address": handshake.peer.ip().to_string(),
+            "address": handshake.address.to_string(),
             "xdomain": handshake.origin().is_some(),
             "secure": handshake.secure,
             "issued": issued.as_millis() as u64,

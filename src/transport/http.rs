@@ -1,7 +1,9 @@
 //! HTTP as Engine.IO uses it: requests, responses, CORS, and the byte stream behind an upgrade.
 
+use std::any::Any;
 use std::io::{self, Write as _};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
@@ -25,6 +27,8 @@ pub(crate) struct Upgraded {
     /// Bytes that hyper had read past the request.
     head: Bytes,
     io: Io,
+    /// What is to live as long as the connection.
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 #[derive(Debug)]
@@ -38,13 +42,22 @@ enum Io {
 impl Upgraded {
     pub(crate) fn new(upgraded: hyper::upgrade::Upgraded) -> Self {
         let upgraded = match unwrap::<TcpStream>(upgraded) {
-            Ok((head, io)) => return Self { head: kept(head), io: Io::Tcp(io) },
+            Ok((head, io)) => return Self::over(Io::Tcp(io), head),
             Err(upgraded) => upgraded,
         };
         match unwrap::<TlsStream<TcpStream>>(upgraded) {
-            Ok((head, io)) => Self { head: kept(head), io: Io::Tls(Box::new(io)) },
-            Err(other) => Self { head: Bytes::new(), io: Io::Other(Box::new(TokioIo::new(other))) },
+            Ok((head, io)) => Self::over(Io::Tls(Box::new(io)), head),
+            Err(other) => Self::over(Io::Other(Box::new(TokioIo::new(other))), Bytes::new()),
         }
+    }
+
+    fn over(io: Io, head: Bytes) -> Self {
+        Self { head: kept(head), io, _kept: None }
+    }
+
+    /// Drops this when the connection is dropped.
+    pub(crate) fn keeping(self, what: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+        Self { _kept: what, ..self }
     }
 }
 
@@ -223,22 +236,28 @@ pub(crate) fn empty(status: StatusCode) -> Response<Body> {
 }
 
 /// A refused HTTP request, as Node answers it (engine.io server.ts `abortRequest`): 403 for a forbidden
-/// one, else 400, and the error as JSON; 503 from a process that ends.
+/// one, else 400, and the error as JSON; 503 from a process that ends or is full, 429 over a limit.
 pub(crate) fn refuse_request(refusal: &Refusal) -> Response<Body> {
     let body = serde_json::json!({ "code": refusal.error.code(), "message": refusal.message() });
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status_of(refusal);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
-    say_when(&mut response);
+    add_retry_after(refusal, response.headers_mut());
     response
 }
 
-/// Those who cannot be served now are told when to come back. (Official clients go by a clock of their own,
-/// balancers and others by this.)
-fn say_when(response: &mut Response<Body>) {
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+/// When to come back, in whole seconds: never earlier than we said, and never at once (RFC 9110 10.2.3).
+/// (Official clients go by a clock of their own, balancers and others by this.)
+pub(crate) fn retry_after(refusal: &Refusal) -> Option<u64> {
+    let after = refusal.retry_after.map(|after| after.as_millis().div_ceil(1000).max(1) as u64);
+    let default = (refusal.error == HandshakeError::Unavailable).then_some(1);
+    after.or(default)
+}
+
+fn add_retry_after(refusal: &Refusal, headers: &mut HeaderMap) {
+    if let Some(seconds) = retry_after(refusal) {
+        headers.insert(header::RETRY_AFTER, seconds.into());
     }
 }
 
@@ -247,22 +266,23 @@ pub(crate) fn status_of(refusal: &Refusal) -> StatusCode {
     match refusal.error {
         HandshakeError::Forbidden => StatusCode::FORBIDDEN,
         HandshakeError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        HandshakeError::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::BAD_REQUEST,
     }
 }
 
-/// A refused WebSocket upgrade (engine.io server.ts `abortUpgrade`): always 400, the text as the body; 503
-/// from a process that ends.
+/// A refused WebSocket upgrade (engine.io server.ts `abortUpgrade`): always 400, the text as the body; but
+/// 503 and 429, which Node does not have.
 pub(crate) fn refuse_upgrade(refusal: &Refusal) -> Response<Body> {
     let mut response = Response::new(Body::from(refusal.message().to_owned()));
-    *response.status_mut() = match refusal.error {
-        HandshakeError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::BAD_REQUEST,
+    *response.status_mut() = match status_of(refusal) {
+        StatusCode::FORBIDDEN => StatusCode::BAD_REQUEST,
+        status => status,
     };
     let headers = response.headers_mut();
+    add_retry_after(refusal, headers);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    say_when(&mut response);
     response
 }
 

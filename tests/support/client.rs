@@ -358,9 +358,14 @@ impl WebTransportLink {
     pub(crate) async fn connect(server: &TestServer) -> Result<Self, ConnectingError> {
         let target = format!("{PATH}?EIO=4&transport=webtransport");
         let connection = Self::session(server, &target, &[]).await?;
+        Ok(Self::on(connection).await)
+    }
+
+    /// A stream on a session, on which nothing was said yet.
+    pub(crate) async fn on(connection: Connection) -> Self {
         let (send, receive) =
             within("a stream", async { connection.open_bi().await.unwrap().await.unwrap() }).await;
-        Ok(Self { connection, send, receive, buffer: Vec::new() })
+        Self { connection, send, receive, buffer: Vec::new() }
     }
 
     /// A session without a stream, with more header fields.

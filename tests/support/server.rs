@@ -35,6 +35,16 @@ pub(crate) fn engine() -> EngineConfig {
     }
 }
 
+/// The loopback, a free port, and this.
+pub(crate) fn config(engine: EngineConfig) -> Config {
+    Config {
+        listen: Listen { address: Ipv4Addr::LOCALHOST.into(), port: 0, ..Listen::default() },
+        engine,
+        shutdown_grace: Duration::from_secs(5),
+        ..Config::default()
+    }
+}
+
 /// A server that runs.
 pub(crate) struct TestServer {
     pub(crate) server: EngineServer,
@@ -74,12 +84,6 @@ impl TestServer {
         F: Fn(EngineSocket) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Option<CloseReason>> + Send + 'static,
     {
-        let config = Config {
-            listen: Listen { address: Ipv4Addr::LOCALHOST.into(), port: 0, ..Listen::default() },
-            engine,
-            shutdown_grace: Duration::from_secs(5),
-            ..Config::default()
-        };
         let (sender, ends) = mpsc::unbounded_channel();
         let builder = EngineServer::builder(move |socket| {
             let (run, sender) = (app(socket), sender.clone());
@@ -89,7 +93,7 @@ impl TestServer {
                 }
             }
         });
-        let builder = more(builder.config(config));
+        let builder = more(builder.config(config(engine)));
         let bind = async {
             let server = builder.build().await.unwrap();
             let address = server.bind().await.unwrap();

@@ -365,6 +365,69 @@ pub(crate) const SETTINGS: &[Setting] = &[
         },
     },
     setting!(
+        "trusted-proxies",
+        limits.trusted_proxies,
+        NETWORKS,
+        "",
+        "Proxies whose X-Forwarded-For says who the client is; nobody else's is believed."
+    ),
+    setting!(
+        "per-ip-exempt",
+        limits.per_ip_exempt,
+        NETWORKS,
+        "",
+        "Addresses that limits per address do not hold for: as a rule proxies and tunnels, with many clients behind."
+    ),
+    setting!(
+        "max-sessions",
+        limits.max_sessions,
+        OFF_OR_COUNT,
+        "",
+        "Most sessions at a time; above it newcomers get 503."
+    ),
+    setting!(
+        "max-sessions-per-ip",
+        limits.max_sessions_per_ip,
+        OFF_OR_COUNT,
+        "",
+        "Most sessions of one address (of one /64 in IPv6); above it newcomers get 429."
+    ),
+    setting!(
+        "max-half-open-sessions",
+        limits.max_half_open_sessions,
+        OFF_OR_COUNT,
+        "",
+        "Most sessions that are being opened or have no namespace yet; above it newcomers get 503."
+    ),
+    setting!(
+        "max-connections-per-ip",
+        limits.max_connections_per_ip,
+        OFF_OR_COUNT,
+        "",
+        "Most TCP connections of one address that is no trusted proxy; more are closed at once."
+    ),
+    setting!(
+        "handshake-rate",
+        limits.handshake_rate,
+        OFF_OR_COUNT,
+        "",
+        "New sessions a second; a second's worth is let in at once, those beyond wait their turn."
+    ),
+    setting!(
+        "handshake-wait",
+        limits.handshake_wait,
+        DURATION,
+        "",
+        "How long a newcomer may wait for its turn; above it, 503 with Retry-After. Keep it below upgrade-timeout."
+    ),
+    setting!(
+        "handshake-rate-per-ip",
+        limits.handshake_rate_per_ip,
+        OFF_OR_COUNT,
+        "",
+        "New sessions a second from one address, five seconds' worth at once; more get 429 with Retry-After."
+    ),
+    setting!(
         "log-filter",
         log.filter,
         TEXT,

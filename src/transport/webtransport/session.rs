@@ -183,7 +183,7 @@ impl Request {
             Ok(h3::RequestFields { authority, path, headers }) => {
                 Ok(Self { session, stream, authority, path, headers })
             }
-            Err(status) => Err(refuse(session, stream, status).await),
+            Err(status) => Err(refuse(session, stream, status, None).await),
         }
     }
 
@@ -227,9 +227,10 @@ impl Request {
         Ok((session, stream))
     }
 
-    /// Answers with this status and closes the connection. Ready when the client has the answer.
-    pub(crate) async fn refuse(self, status: StatusCode) -> SessionError {
-        refuse(self.session, self.stream, status).await
+    /// Answers with this status, and when to come back in seconds, and closes the connection. Ready when the
+    /// client has the answer.
+    pub(crate) async fn refuse(self, status: StatusCode, retry_after: Option<u64>) -> SessionError {
+        refuse(self.session, self.stream, status, retry_after).await
     }
 }
 
@@ -237,8 +238,11 @@ async fn refuse(
     mut session: Session,
     (mut send, mut receive): (SendStream, RecvStream),
     status: StatusCode,
+    retry_after: Option<u64>,
 ) -> SessionError {
-    let response = h3::response(status, None);
+    let seconds = retry_after.map(|seconds| seconds.to_string());
+    let extra = seconds.as_ref().map(|seconds| ("retry-after", seconds.as_str()));
+    let response = h3::response(status, extra);
     let answer = async {
         // "the server [...] MAY request that the client stop sending" (RFC 9114 4.1)
         let _ = receive.stop(quic(ErrorCode::NoError));

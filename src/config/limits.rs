@@ -1,0 +1,85 @@
+//! How much clients may ask for at the door, one by one and together.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+pub use ipnet::IpNet;
+use ipnet::{Ipv4Net, Ipv6Net};
+
+/// Limits at the door and on the road (guarantee G5). Node has none of these options.
+///
+/// Where a limit is `None`, there is none. *Per address* means the client's: that of the connection, or
+/// the one that a trusted proxy names. IPv6 clients count by their /64, which is what one subscriber has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Proxies whose `X-Forwarded-For` says who the client is. Default: none, nobody is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Addresses that the limits per address do not hold for. Default: [`private_networks`], since behind
+    /// one of those are all clients of a proxy or a tunnel.
+    pub per_ip_exempt: Vec<IpNet>,
+    /// Most sessions at a time; above it newcomers get 503. Default: 100,000.
+    pub max_sessions: Option<usize>,
+    /// Most sessions of one address; above it newcomers get 429. Default: 1,000.
+    pub max_sessions_per_ip: Option<usize>,
+    /// Most sessions that are being opened or have not joined a namespace yet; above it newcomers get
+    /// 503. Default: 10,000.
+    pub max_half_open_sessions: Option<usize>,
+    /// Most TCP connections of one address (trusted proxies have no limit); more are closed at once.
+    /// Default: 2,000.
+    pub max_connections_per_ip: Option<usize>,
+    /// New sessions a second. A second's worth is let in at once; those beyond wait their turn, in order.
+    /// Default: 2,000.
+    pub handshake_rate: Option<usize>,
+    /// How long a newcomer may wait for its turn; who would have to wait longer gets 503 and is told
+    /// when to come back. Default: 5 s.
+    pub handshake_wait: Duration,
+    /// New sessions a second from one address, of which five seconds' worth may come at once; more get
+    /// 429. Default: 100.
+    pub handshake_rate_per_ip: Option<usize>,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            per_ip_exempt: private_networks(),
+            max_sessions: Some(100_000),
+            max_sessions_per_ip: Some(1_000),
+            max_half_open_sessions: Some(10_000),
+            max_connections_per_ip: Some(2_000),
+            handshake_rate: Some(2_000),
+            handshake_wait: Duration::from_secs(5),
+            handshake_rate_per_ip: Some(100),
+        }
+    }
+}
+
+/// Networks that the open internet does not reach: loopback, private (RFC 1918), shared (RFC 6598),
+/// link-local, and unique local (RFC 4193). In settings: `private`.
+pub fn private_networks() -> Vec<IpNet> {
+    let v4 = |a, b, length| {
+        let net = Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), length);
+        IpNet::V4(net.expect("a prefix of at most 32 bits"))
+    };
+    let v6 = |first, length| {
+        let net = Ipv6Net::new(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length);
+        IpNet::V6(net.expect("a prefix of at most 128 bits"))
+    };
+    let loopback = Ipv6Net::new(Ipv6Addr::LOCALHOST, 128).expect("a prefix of 128 bits");
+    vec![
+        v4(127, 0, 8),
+        v4(10, 0, 8),
+        v4(172, 16, 12),
+        v4(192, 168, 16),
+        v4(100, 64, 10),
+        v4(169, 254, 16),
+        loopback.into(),
+        v6(0xfc00, 7),
+        v6(0xfe80, 10),
+    ]
+}
+
+/// Is the address in one of the networks?
+pub(crate) fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
+}
