@@ -1,6 +1,7 @@
 //! Bad input and bounds on the wire: what a peer may cost, and that it costs only itself (guarantee G5).
 //! What the server keeps for peers and applications that lag is in `backpressure`, random bytes in
-//! `noise`, peers that take their time in `slow`, who comes in at all in `door`.
+//! `noise`, peers that take their time in `slow`, who comes in at all in `door`, how fast one may talk in
+//! `pace`.
 
 #![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
 
@@ -10,6 +11,8 @@ mod backpressure;
 mod door;
 #[path = "limits/noise.rs"]
 mod noise;
+#[path = "limits/pace.rs"]
+mod pace;
 #[path = "limits/slow.rs"]
 mod slow;
 mod support;

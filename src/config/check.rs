@@ -176,10 +176,17 @@ impl Config {
             ("max-connections-per-ip", limits.max_connections_per_ip),
             ("handshake-rate", limits.handshake_rate),
             ("handshake-rate-per-ip", limits.handshake_rate_per_ip),
+            ("packet-rate", limits.packet_rate),
         ] {
             let fine = count.is_none_or(|count| (1..=MAX_COUNT).contains(&count));
             found.unless(fine, setting, || format!("off, or from 1 to {MAX_COUNT}"));
         }
+        // one message must not cost its sender the time that its pong has
+        let least = Some(self.engine.max_payload).filter(|max| *max <= MAX_BYTES).unwrap_or(1);
+        let fine = limits.byte_rate.is_none_or(|rate| (least..=MAX_BYTES).contains(&rate));
+        found.unless(fine, "byte-rate", || {
+            format!("off, or from max-payload ({}) to {MAX_BYTES} bytes", show_size(&least))
+        });
         found.unless(limits.handshake_wait <= MAX_WAIT, "handshake-wait", || {
             format!("at most {}", show_duration(&MAX_WAIT))
         });
@@ -378,10 +385,13 @@ mod tests {
                 handshake_rate: none,
                 handshake_wait: Duration::MAX,
                 handshake_rate_per_ip: none,
+                packet_rate: none,
+                byte_rate: Some(999_999),
                 ..LimitsConfig::default()
             };
             let expected = "max-sessions max-sessions-per-ip max-half-open-sessions \
-                 max-connections-per-ip handshake-rate handshake-rate-per-ip handshake-wait";
+                 max-connections-per-ip handshake-rate handshake-rate-per-ip packet-rate \
+                 byte-rate handshake-wait";
             assert_eq!(
                 wrong(|c| c.limits = limits),
                 expected.split_whitespace().collect::<Vec<_>>()

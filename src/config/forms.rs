@@ -138,6 +138,13 @@ pub(super) const SIZE: Form<usize> = Form {
     show: show_size,
 };
 
+pub(super) const OFF_OR_SIZE: Form<Option<usize>> = Form {
+    placeholder: "off or SIZE",
+    right: "off, or bytes as a whole number, or with k, M, Ki or Mi",
+    read: |text| off_or(text, read_size).map(|size| size.filter(|size| *size > 0)),
+    show: |size| show_off_or(size.as_ref(), show_size),
+};
+
 pub(super) const COMPRESSION: Form<Option<Compression>> = Form {
     placeholder: "off or SIZE",
     right: "off, or the bytes from which to compress, such as 1024 or 16Ki",

@@ -36,6 +36,13 @@ pub struct LimitsConfig {
     /// New sessions a second from one address, of which five seconds' worth may come at once; more get
     /// 429. Default: 100.
     pub handshake_rate_per_ip: Option<usize>,
+    /// Engine.IO packets a second that are read from one connection, WebSocket control frames included.
+    /// A second's worth may come at once; then reading pauses, until the client is within its rate.
+    /// Default: 50,000.
+    pub packet_rate: Option<usize>,
+    /// Bytes of packets a second likewise; at least
+    /// [`EngineConfig::max_payload`](super::EngineConfig::max_payload). Default: 32 MiB.
+    pub byte_rate: Option<usize>,
 }
 
 impl Default for LimitsConfig {
@@ -50,6 +57,8 @@ impl Default for LimitsConfig {
             handshake_rate: Some(2_000),
             handshake_wait: Duration::from_secs(5),
             handshake_rate_per_ip: Some(100),
+            packet_rate: Some(50_000),
+            byte_rate: Some(32 << 20),
         }
     }
 }

@@ -28,6 +28,10 @@ pub(crate) enum Limit {
     HandshakeRate,
     /// `handshake-rate-per-ip`.
     HandshakeRatePerIp,
+    /// `packet-rate`.
+    PacketRate,
+    /// `byte-rate`.
+    ByteRate,
     /// The head of an HTTP/1 request (fixed).
     HeadBytes,
 }
@@ -42,6 +46,8 @@ impl Limit {
             Self::ConnectionsPerIp => "connections_per_ip",
             Self::HandshakeRate => "handshake_rate",
             Self::HandshakeRatePerIp => "handshake_rate_per_ip",
+            Self::PacketRate => "packet_rate",
+            Self::ByteRate => "byte_rate",
             Self::HeadBytes => "head_bytes",
         }
     }

@@ -14,6 +14,7 @@
 //! a *frame* is one Engine.IO packet as a link carries it; *slot* says which of the (at most two) links
 //! of a session is meant.
 
+pub(crate) mod allowance;
 pub(crate) mod door;
 pub(crate) mod framing;
 #[cfg(any(test, fuzzing))]

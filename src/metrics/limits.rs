@@ -35,6 +35,8 @@ label!(
         ConnectionsPerIp,
         HandshakeRate,
         HandshakeRatePerIp,
+        PacketRate,
+        ByteRate,
         HeadBytes,
     ]
 );

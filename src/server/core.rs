@@ -12,10 +12,11 @@ use rand::seq::SliceRandom as _;
 use tokio::sync::watch;
 
 use super::descriptors;
-use super::driver::{Driver, Upper};
+use super::driver::Driver;
 use super::limits::{Limits, Place};
 use super::raw::EngineSocket;
 use super::registry::{Registry, SessionHandle};
+use super::upper::Upper;
 use crate::config::{Config, IpNet};
 use crate::engine::door::client_address;
 use crate::engine::handshake::{Handshake, HandshakeError, OpenPacket, Refusal};

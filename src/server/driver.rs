@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use super::limits::Place;
-use super::raw::RawSession;
 use super::registry::{Command, Registry, SessionHandle};
-use crate::engine::packet::{Frame, Message, Packet};
+use super::upper::Upper;
+use crate::engine::allowance::Allowance;
+use crate::engine::packet::{Frame, Packet};
 use crate::engine::session::{Event, Session, Slot};
 use crate::error::{CloseReason, LinkError, PeerMisbehaved};
 use crate::fanout::Encoded;
 use crate::metrics::Metrics;
-use crate::socketio::connection::Connection;
 use crate::transport::Link;
 use crate::transport::polling::PollRequest;
 
@@ -35,60 +35,6 @@ const WRITE_BATCH: usize = 64 * 1024;
 const KEPT_BATCH: usize = 16;
 /// Rounds before the task yields its thread.
 const ROUNDS: usize = 8;
-
-/// What rides on the session.
-pub(crate) enum Upper {
-    SocketIo(Connection),
-    Raw(RawSession),
-}
-
-impl Upper {
-    fn handle_message(&mut self, now: Instant, message: Message) -> Result<(), PeerMisbehaved> {
-        match self {
-            Self::SocketIo(connection) => connection.handle_message(now, message),
-            Self::Raw(session) => {
-                session.handle_message(message);
-                Ok(())
-            }
-        }
-    }
-
-    fn may_read(&self) -> bool {
-        match self {
-            Self::SocketIo(connection) => connection.may_read(),
-            Self::Raw(session) => session.may_read(),
-        }
-    }
-
-    /// Has the client got where it wanted to, or does it only sit there?
-    fn is_settled(&self) -> bool {
-        match self {
-            Self::SocketIo(connection) => connection.has_joined(),
-            Self::Raw(_) => true,
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        match self {
-            Self::SocketIo(connection) => connection.poll_timeout(),
-            Self::Raw(_) => None,
-        }
-    }
-
-    fn handle_timeout(&self, now: Instant) -> Option<CloseReason> {
-        match self {
-            Self::SocketIo(connection) => connection.handle_timeout(now),
-            Self::Raw(_) => None,
-        }
-    }
-
-    fn close(&mut self, reason: CloseReason) {
-        match self {
-            Self::SocketIo(connection) => connection.close(reason),
-            Self::Raw(session) => session.close(reason),
-        }
-    }
-}
 
 /// The future of a session's task. It ends when the session does.
 pub(crate) struct Driver {
@@ -109,6 +55,7 @@ pub(crate) struct Driver {
     closed: Option<CloseReason>,
     /// Its place among the sessions, given back at the end.
     place: Option<Place>,
+    allowance: Allowance,
 }
 
 /// How far an orderly close has come.
@@ -157,11 +104,13 @@ impl Driver {
             ending: Ending::No,
             closed: None,
             place: None,
+            allowance: Allowance::default(),
         }
     }
 
     /// Keeps the place while the session lives.
     pub(crate) fn holding(mut self, place: Place) -> Self {
+        self.allowance = place.allowance();
         self.place = Some(place);
         self
     }
@@ -242,10 +191,13 @@ impl Driver {
                 self.session.handle_deaf(now, true);
                 return false;
             }
-            if !self.session.is_open() {
+            // What comes meanwhile waits in the link or, when that is full, with the client.
+            if !self.session.is_open() || !self.allowance.may_read(now) {
                 return false;
             }
-            let Poll::Ready(result) = self.link.poll_read(cx) else {
+            let read = self.link.poll_read(cx);
+            self.charge(now, &read);
+            let Poll::Ready(result) = read else {
                 return false;
             };
             self.received(Slot::Current, result, now);
@@ -255,6 +207,22 @@ impl Driver {
             }
         }
         true
+    }
+
+    /// Counts what was read against what the client may say.
+    fn charge(&mut self, now: Instant, read: &Poll<Result<Option<Frame>, LinkError>>) {
+        let mut packets = self.link.take_control_frames();
+        let mut bytes = 0;
+        if let Poll::Ready(Ok(Some(frame))) = read {
+            packets += 1;
+            bytes = frame.len();
+        }
+        if packets > 0
+            && let Some(limit) = self.allowance.take(now, packets, bytes)
+            && let Some(place) = &self.place
+        {
+            place.hit(limit);
+        }
     }
 
     /// Reads the two packets that a probe has to say; `true` if it has become the current link, which is
@@ -465,7 +433,8 @@ impl Driver {
     }
 
     fn arm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let next = [self.session.poll_timeout(), self.upper.poll_timeout()];
+        let allowed = self.allowance.poll_timeout();
+        let next = [self.session.poll_timeout(), self.upper.poll_timeout(), allowed];
         let Some(next) = next.into_iter().flatten().min() else {
             return Poll::Pending;
         };

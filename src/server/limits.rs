@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::config::LimitsConfig;
+use crate::engine::allowance::Allowance;
 use crate::engine::door::{Door, Limit, Refused, counted};
 use crate::engine::handshake::{HandshakeError, Refusal};
 use crate::metrics::{Label as _, Metrics};
@@ -33,7 +34,7 @@ impl Limits {
         let address = counted(&self.config, client);
         let entered = self.door.lock().enter(now(), address);
         let pause = entered.map_err(|refused| self.refuse(client, refused))?;
-        let mut place = Place { limits: self.clone(), address, half_open: false };
+        let mut place = Place { limits: self.clone(), client, address, half_open: false };
         if !pause.is_zero() {
             let _waiting = Waiting::new(&self.metrics);
             tokio::time::sleep(pause).await;
@@ -80,6 +81,7 @@ impl Limits {
 /// A session's place, given back when this is dropped.
 pub(crate) struct Place {
     limits: Arc<Limits>,
+    client: IpAddr,
     address: Option<IpAddr>,
     half_open: bool,
 }
@@ -90,6 +92,16 @@ impl Place {
         if std::mem::take(&mut self.half_open) {
             self.limits.door.lock().settle();
         }
+    }
+
+    /// How fast its client may talk.
+    pub(crate) fn allowance(&self) -> Allowance {
+        Allowance::new(&self.limits.config, now())
+    }
+
+    /// See [`Limits::hit`].
+    pub(crate) fn hit(&self, limit: Limit) {
+        self.limits.hit(limit, self.client);
     }
 
     pub(crate) fn is_half_open(&self) -> bool {

@@ -16,6 +16,7 @@ mod quic_lb;
 mod raw;
 mod registry;
 mod shed;
+mod upper;
 
 use std::fmt;
 use std::future::Future;

@@ -55,6 +55,14 @@ impl Link {
         }
     }
 
+    /// Frames that were read since the last call and are none of Engine.IO: pings of a WebSocket.
+    pub(crate) fn take_control_frames(&mut self) -> usize {
+        match self {
+            Self::WebSocket(link) => link.take_control_frames(),
+            Self::Polling(_) | Self::WebTransport(_) => 0,
+        }
+    }
+
     /// May more be queued now?
     pub(crate) fn is_writable(&self) -> bool {
         match self {

@@ -70,13 +70,15 @@ pub(crate) struct WebSocket<S> {
     reader: Reader,
     writer: Writer,
     deflate: Option<Deflate>,
+    /// Pings that were read; see [`WebSocket::take_control_frames`].
+    pings: u32,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// Starts behind the 101 answer; `deflate` is what [`negotiate`] agreed on.
     pub(crate) fn new(io: S, deflate: Option<Deflate>, config: WebSocketConfig) -> Self {
         let reader = Reader::new(deflate.is_some(), config.max_payload);
-        Self { io, reader, writer: Writer::default(), deflate }
+        Self { io, reader, writer: Writer::default(), deflate, pings: 0 }
     }
 
     /// The next whole message; `None` when the peer closed, with a close frame or without.
@@ -145,6 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         match event {
             Event::Message(frame) => Ok(Some(Some(frame))),
             Event::Ping(payload) => {
+                self.pings = self.pings.saturating_add(1);
                 // Many may come in one piece; only a peer that then takes no pong is at fault.
                 if self.writer.unanswered_pings == MAX_UNANSWERED_PINGS
                     && let Poll::Ready(Err(error)) = self.poll_flush(cx)
@@ -159,6 +162,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 Ok(Some(None))
             }
         }
+    }
+
+    /// Pings that were read since the last call.
+    pub(crate) fn take_control_frames(&mut self) -> usize {
+        std::mem::take(&mut self.pings) as usize
     }
 
     /// Queues frames that are framed already without copying it. After a close frame it is dropped.

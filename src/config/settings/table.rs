@@ -428,6 +428,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "New sessions a second from one address, five seconds' worth at once; more get 429 with Retry-After."
     ),
     setting!(
+        "packet-rate",
+        limits.packet_rate,
+        OFF_OR_COUNT,
+        "",
+        "Packets a second that are read from one connection, a second's worth at once; then reading pauses."
+    ),
+    setting!(
+        "byte-rate",
+        limits.byte_rate,
+        OFF_OR_SIZE,
+        "",
+        "Bytes of packets a second likewise; at least max-payload."
+    ),
+    setting!(
         "log-filter",
         log.filter,
         TEXT,

@@ -1,0 +1,148 @@
+//! How fast one client may talk: above its rates it is read from more slowly, on each transport, and
+//! loses nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use quicket::config::{Config, EngineConfig, LimitsConfig};
+use quicket::{EngineSocket, Message, TransportKind};
+
+use super::support::client::websocket_frame;
+use super::support::server::{config, echo};
+use super::support::{Frame, TestServer, engine, eventually, on_every_transport};
+
+on_every_transport!(
+    packets_above_the_rate_are_read_later,
+    bytes_above_the_rate_are_read_later,
+    a_client_within_its_rates_is_not_held_up,
+    a_client_that_is_held_up_holds_up_nobody_else,
+);
+
+const MAX_PAYLOAD: usize = 100_000;
+
+fn limited(packet_rate: Option<usize>, byte_rate: Option<usize>) -> Config {
+    let limits = LimitsConfig { packet_rate, byte_rate, ..LimitsConfig::default() };
+    Config { limits, ..config(small()) }
+}
+
+fn small() -> EngineConfig {
+    EngineConfig { max_payload: MAX_PAYLOAD, ..engine() }
+}
+
+async fn echoing(packet_rate: usize) -> TestServer {
+    let config = limited(Some(packet_rate), None);
+    TestServer::start(small(), echo, |builder| builder.config(config)).await
+}
+
+fn hit(server: &TestServer, limit: &str) -> u64 {
+    server.metric(&format!("quicket_limits_hit_total{{limit=\"{limit}\"}}"))
+}
+
+async fn packets_above_the_rate_are_read_later(kind: TransportKind) {
+    let server = echoing(200).await;
+    let mut client = server.connect(kind).await;
+    let begun = Instant::now();
+    let messages: Vec<_> = (0..600).map(|n| Frame::from(format!("4{n}"))).collect();
+    client.send_all(&messages).await;
+    for expected in &messages {
+        assert_eq!(client.recv().await, *expected, "in order, and nothing is missing");
+    }
+    // a second's worth came at once; never earlier, however fast the machine
+    assert!(begun.elapsed() >= Duration::from_millis(1_990), "{:?}", begun.elapsed());
+    assert!(hit(&server, "packet_rate") > 0);
+    client.echoes("the session lives").await;
+    client.send("1").await;
+    server.end().await;
+}
+
+async fn bytes_above_the_rate_are_read_later(kind: TransportKind) {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let count = heard.clone();
+    let app = move |mut session: EngineSocket| {
+        let count = count.clone();
+        async move {
+            loop {
+                match session.recv().await {
+                    Ok(Message::Text(text)) => count.fetch_add(text.len(), Ordering::Relaxed),
+                    Ok(Message::Binary(_)) => panic!("binary"),
+                    Err(reason) => return Some(reason),
+                };
+            }
+        }
+    };
+    let config = limited(None, Some(MAX_PAYLOAD));
+    let server = TestServer::start(small(), app, |builder| builder.config(config)).await;
+    let mut client = server.connect(kind).await;
+    let begun = Instant::now();
+    let large = Frame::from(format!("4{}", "x".repeat(MAX_PAYLOAD - 1)));
+    for _ in 0..4 {
+        client.send(large.clone()).await;
+    }
+    let all = 4 * (MAX_PAYLOAD - 1);
+    eventually("all to be heard", || heard.load(Ordering::Relaxed) == all).await;
+    // the fourth is read when two seconds have paid for the three before it
+    assert!(begun.elapsed() >= Duration::from_millis(1_990), "{:?}", begun.elapsed());
+    assert!(hit(&server, "byte_rate") > 0);
+    client.send("1").await;
+    server.end().await;
+}
+
+async fn a_client_within_its_rates_is_not_held_up(kind: TransportKind) {
+    let server = echoing(200).await;
+    let mut client = server.connect(kind).await;
+    for n in 0..2 {
+        // fewer than 200 in all, so at any speed
+        let messages: Vec<_> = (0..98).map(|n| Frame::from(format!("4{n}"))).collect();
+        client.send_all(&messages).await;
+        for expected in &messages {
+            assert_eq!(client.recv().await, *expected, "round {n}");
+        }
+    }
+    assert_eq!(hit(&server, "packet_rate"), 0);
+    client.send("1").await;
+    server.end().await;
+}
+
+async fn a_client_that_is_held_up_holds_up_nobody_else(kind: TransportKind) {
+    let server = echoing(200).await;
+    let (mut flood, mut other) = (server.connect(kind).await, server.connect(kind).await);
+    let messages: Vec<_> = (0..1_000).map(|n| Frame::from(format!("4{n}"))).collect();
+    let flooding = async {
+        flood.send_all(&messages).await;
+        for expected in &messages {
+            assert_eq!(flood.recv().await, *expected);
+        }
+    };
+    let talking = async {
+        eventually("the flood to be held up", || hit(&server, "packet_rate") > 0).await;
+        while hit(&server, "packet_rate") < 5 {
+            other.echoes("meanwhile").await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::join!(flooding, talking);
+    for mut client in [flood, other] {
+        client.send("1").await;
+    }
+    server.end().await;
+}
+
+/// Pings are answered below Engine.IO, and cost as much as packets.
+#[tokio::test]
+async fn pings_of_a_websocket_count_as_packets() {
+    let server = echoing(200).await;
+    let mut client = server.connect(TransportKind::WebSocket).await;
+    client.echoes("before").await;
+    let begun = Instant::now();
+    for _ in 0..600 {
+        client.send_bytes(&websocket_frame(0x89, b"")).await;
+    }
+    client.send("4along with them").await;
+    client.recv().await;
+    client.echoes("behind them").await;
+    assert!(begun.elapsed() >= Duration::from_millis(1_990), "{:?}", begun.elapsed());
+    assert!(hit(&server, "packet_rate") > 0);
+    client.send("1").await;
+    server.end().await;
+}
