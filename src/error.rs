@@ -199,6 +199,9 @@ pub enum PeerMisbehaved {
     /// More namespaces on one connection than allowed.
     #[error("too many namespaces")]
     TooManyNamespaces,
+    /// The name of an event or a namespace that is longer than allowed.
+    #[error("name too long")]
+    NameTooLong,
 }
 
 impl PeerMisbehaved {
@@ -227,6 +230,7 @@ impl PeerMisbehaved {
             Self::InvalidAckId => "invalid_ack_id",
             Self::PacketOutOfOrder => "packet_out_of_order",
             Self::TooManyNamespaces => "too_many_namespaces",
+            Self::NameTooLong => "name_too_long",
         }
     }
 
@@ -257,7 +261,8 @@ impl PeerMisbehaved {
             | Self::InvalidPayload
             | Self::InvalidAckId
             | Self::PacketOutOfOrder
-            | Self::TooManyNamespaces => CloseReason::ForcedClose,
+            | Self::TooManyNamespaces
+            | Self::NameTooLong => CloseReason::ForcedClose,
         }
     }
 }

@@ -385,6 +385,7 @@ label!(
         InvalidAckId,
         PacketOutOfOrder,
         TooManyNamespaces,
+        NameTooLong,
     ]
 );
 

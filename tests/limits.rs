@@ -1,7 +1,7 @@
 //! Bad input and bounds on the wire: what a peer may cost, and that it costs only itself (guarantee G5).
 //! What the server keeps for peers and applications that lag is in `backpressure`, random bytes in
 //! `noise`, peers that take their time in `slow`, who comes in at all in `door`, how fast one may talk in
-//! `pace`.
+//! `pace`, rooms and names in `names`.
 
 #![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
 
@@ -9,6 +9,8 @@
 mod backpressure;
 #[path = "limits/door.rs"]
 mod door;
+#[path = "limits/names.rs"]
+mod names;
 #[path = "limits/noise.rs"]
 mod noise;
 #[path = "limits/pace.rs"]
@@ -16,6 +18,8 @@ mod pace;
 #[path = "limits/slow.rs"]
 mod slow;
 mod support;
+#[path = "limits/table.rs"]
+mod table;
 
 use std::time::Duration;
 

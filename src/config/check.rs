@@ -133,6 +133,7 @@ impl Config {
             ("max-payload", engine.max_payload),
             ("outbox-bytes", engine.outbox_bytes),
             ("inbox-bytes", socketio.inbox_bytes),
+            ("max-name-bytes", socketio.max_name_bytes),
             ("recovery-history-bytes", socketio.recovery.history_bytes),
         ] {
             found.unless((1..=MAX_BYTES).contains(&bytes), setting, || {
@@ -142,6 +143,7 @@ impl Config {
         for (setting, least, count) in [
             ("max-attachments", 0, socketio.max_attachments),
             ("max-namespaces", 1, socketio.max_namespaces),
+            ("max-rooms", 1, socketio.max_rooms),
             ("inbox-events", 1, socketio.inbox_events),
             ("max-pending-acks", 1, socketio.max_pending_acks),
             ("recovery-max-events", 1, socketio.recovery.max_events),
@@ -331,6 +333,8 @@ mod tests {
             c.socketio = SocketIoConfig {
                 connect_timeout: zero,
                 max_namespaces: 0,
+                max_rooms: 0,
+                max_name_bytes: 0,
                 inbox_events: 0,
                 inbox_bytes: 0,
                 max_pending_acks: 0,
@@ -353,8 +357,9 @@ mod tests {
             c.shutdown_grace = zero;
         });
         let expected = "ping-interval ping-timeout upgrade-timeout poll-close-timeout connect-timeout \
-             webtransport-keep-alive max-payload outbox-bytes inbox-bytes recovery-history-bytes \
-             max-namespaces inbox-events max-pending-acks recovery-max-events recovery-history-entries \
+             webtransport-keep-alive max-payload outbox-bytes inbox-bytes max-name-bytes \
+             recovery-history-bytes max-namespaces max-rooms \
+             inbox-events max-pending-acks recovery-max-events recovery-history-entries \
              webtransport-max-pending-handshakes recovery-max-bytes transports";
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
     }

@@ -288,6 +288,12 @@ pub struct SocketIoConfig {
     pub max_attachments: usize,
     /// The most namespaces that one connection may join (Node: no limit). Default: 64.
     pub max_namespaces: usize,
+    /// The most rooms that one socket may be in, beside its own; it does not join more (Node: no
+    /// limit). Default: 1,000.
+    pub max_rooms: usize,
+    /// The longest name in bytes: of an event or a namespace that a client names, which is closed over a
+    /// longer one, and of a room, which is not joined (Node: no limit). Default: 1,024.
+    pub max_name_bytes: usize,
     /// Events that may wait for the handlers of one socket; above it we stop reading from that
     /// client (Node: no limit). Default: 256.
     pub inbox_events: usize,
@@ -311,6 +317,8 @@ impl Default for SocketIoConfig {
             parser: Parser::default(),
             max_attachments: 10,
             max_namespaces: 64,
+            max_rooms: 1_000,
+            max_name_bytes: 1_024,
             inbox_events: 256,
             inbox_bytes: 4_000_000,
             max_pending_acks: 10_000,

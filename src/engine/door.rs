@@ -32,6 +32,10 @@ pub(crate) enum Limit {
     PacketRate,
     /// `byte-rate`.
     ByteRate,
+    /// `max-rooms`, or `max-name-bytes` for the name of a room.
+    Rooms,
+    /// `max-pending-acks`.
+    PendingAcks,
     /// The head of an HTTP/1 request (fixed).
     HeadBytes,
 }
@@ -48,6 +52,8 @@ impl Limit {
             Self::HandshakeRatePerIp => "handshake_rate_per_ip",
             Self::PacketRate => "packet_rate",
             Self::ByteRate => "byte_rate",
+            Self::Rooms => "rooms",
+            Self::PendingAcks => "pending_acks",
             Self::HeadBytes => "head_bytes",
         }
     }
@@ -246,13 +252,18 @@ impl Door {
     }
 }
 
-/// The address that limits count, if they hold for this one: IPv6 by the /64, of which a subscriber has
-/// all (RFC 6177); its addresses within change with privacy extensions, and at will.
+/// The address that limits count, if they hold for this one.
 pub(crate) fn counted(limits: &LimitsConfig, address: IpAddr) -> Option<IpAddr> {
-    (!is_in(&limits.per_ip_exempt, address)).then_some(match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-        v4 => v4,
-    })
+    (!is_in(&limits.per_ip_exempt, address)).then_some(subscriber(address))
+}
+
+/// What stands for all addresses of a subscriber: of IPv6 the /64, of which a subscriber has all (RFC
+/// 6177); its addresses within change with privacy extensions, and at will.
+pub(crate) fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        other => other,
+    }
 }
 
 /// Who the client is: the peer, or if that is a trusted proxy the rightmost address in `X-Forwarded-For`

@@ -1,8 +1,8 @@
-//! The door as all transports share it: waits, counts and logs what [`Door`] decides.
+//! The door as all transports share it: waits for and counts what [`Door`] decides.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -10,20 +10,19 @@ use crate::config::LimitsConfig;
 use crate::engine::allowance::Allowance;
 use crate::engine::door::{Door, Limit, Refused, counted};
 use crate::engine::handshake::{HandshakeError, Refusal};
-use crate::metrics::{Label as _, Metrics};
+use crate::metrics::Metrics;
 
 /// The limits at the door of one server.
 pub(crate) struct Limits {
     config: LimitsConfig,
     metrics: Arc<Metrics>,
     door: Mutex<Door>,
-    log: Mutex<[Sample; Limit::ALL.len()]>,
 }
 
 impl Limits {
     pub(crate) fn new(config: LimitsConfig, metrics: Arc<Metrics>) -> Self {
         let door = Mutex::new(Door::new(config.clone()));
-        Self { config, metrics, door, log: Mutex::default() }
+        Self { config, metrics, door }
     }
 
     /// Gives a newcomer a place, when it is its turn.
@@ -69,12 +68,7 @@ impl Limits {
 
     /// Counts, and says who it was: the first of a kind, and then one in a while.
     pub(crate) fn hit(&self, limit: Limit, client: IpAddr) {
-        self.metrics.limits.hit[limit].inc();
-        let said = self.log.lock()[limit.index()].says(now());
-        if let Some(left_out) = said {
-            let limit = limit.label();
-            tracing::warn!(limit, %client, left_out, "a client met a limit");
-        }
+        self.metrics.limits.met(limit, client, now());
     }
 }
 
@@ -153,47 +147,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// How often one kind of line is logged at most: an attack must not fill the disk.
-const LOG_EVERY: Duration = Duration::from_secs(10);
-
-/// Which lines of a kind are logged.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sample {
-    last: Option<Instant>,
-    left_out: u64,
-}
-
-impl Sample {
-    /// Another one: log it, with the number of those that were left out before it?
-    fn says(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + LOG_EVERY) {
-            self.left_out += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.left_out))
-    }
-}
-
 /// Tokio's clock, so that tests can pause it.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_of_a_kind_is_logged_and_then_one_in_ten_seconds() {
-        let start = Instant::now();
-        let mut sample = Sample::default();
-        assert_eq!(sample.says(start), Some(0));
-        for n in 0..100 {
-            assert_eq!(sample.says(start + Duration::from_millis(99 * n)), None);
-        }
-        assert_eq!(sample.says(start + LOG_EVERY), Some(100));
-        assert_eq!(sample.says(start + LOG_EVERY), None);
-        assert_eq!(sample.says(start + LOG_EVERY * 5), Some(1));
-    }
 }

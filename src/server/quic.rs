@@ -16,6 +16,7 @@ use super::quic_keys::SharedKeys;
 use super::quic_lb::RoutableIds;
 use super::registry::Command;
 use crate::config::ServerId;
+use crate::engine::door::subscriber;
 use crate::engine::handshake::{FirstPacket, HandshakeError};
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
@@ -185,7 +186,7 @@ impl Drop for Slot {
 impl Slot {
     /// Under load, an address must be proven first; far above it, newcomers are refused.
     fn take(core: &Core, pending: &Arc<Pending>, incoming: Incoming) -> Option<(Self, Incoming)> {
-        let address = to_canonical(incoming.remote_address()).ip();
+        let address = subscriber(incoming.remote_address().ip());
         let proven = incoming.remote_address_validated();
         let limit = core.config.webtransport.max_pending_handshakes;
         match pending.enter(limit, address, proven) {

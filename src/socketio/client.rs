@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::packet::{Codec, Decoder, Kind};
+use crate::config::SocketIoConfig;
 use crate::engine::packet::{Message, Str};
 use crate::error::PeerMisbehaved;
 use crate::socketio::packet::{Args, Payload};
@@ -54,6 +55,7 @@ pub(crate) struct Client {
     /// Few: a list beats a map.
     spaces: Vec<(Str, Space)>,
     max_namespaces: usize,
+    max_name_bytes: usize,
     attempts: u32,
     /// Without a namespace by then, the connection is closed (Node's `connectTimeout`).
     connect_deadline: Option<Instant>,
@@ -72,20 +74,16 @@ pub(crate) enum Overdue {
 }
 
 impl Client {
-    pub(crate) fn new(
-        codec: Codec,
-        max_attachments: usize,
-        max_namespaces: usize,
-        connect_deadline: Instant,
-        attachment_timeout: Duration,
-    ) -> Self {
+    /// A connection that was opened now.
+    pub(crate) fn new(now: Instant, codec: Codec, config: &SocketIoConfig) -> Self {
         Self {
-            decoder: Decoder::new(codec, max_attachments),
+            decoder: Decoder::new(codec, config.max_attachments),
             spaces: Vec::new(),
-            max_namespaces,
+            max_namespaces: config.max_namespaces,
+            max_name_bytes: config.max_name_bytes,
             attempts: 0,
-            connect_deadline: Some(connect_deadline),
-            attachment_timeout,
+            connect_deadline: Some(now + config.connect_timeout),
+            attachment_timeout: config.connect_timeout,
             attachment_deadline: None,
         }
     }
@@ -106,6 +104,13 @@ impl Client {
             return Ok(None);
         };
         let nsp = packet.nsp;
+        let name = match &packet.kind {
+            Kind::Event { args, .. } => args.event().unwrap_or_default(),
+            _ => "",
+        };
+        if nsp.len().max(name.len()) > self.max_name_bytes {
+            return Err(PeerMisbehaved::NameTooLong);
+        }
         let at = self.spaces.iter().position(|(name, _)| *name == nsp);
         let full = at.is_none() && self.spaces.len() >= self.max_namespaces && !self.forget_left();
         let at = self.spaces.iter().position(|(name, _)| *name == nsp);
@@ -202,8 +207,13 @@ mod tests {
     use std::time::Duration;
 
     fn client() -> Client {
-        let seconds = Duration::from_secs;
-        Client::new(Codec::Json, 10, 2, Instant::now() + seconds(45), seconds(10))
+        let config = SocketIoConfig {
+            max_namespaces: 2,
+            max_name_bytes: 10,
+            connect_timeout: Duration::from_secs(10),
+            ..SocketIoConfig::default()
+        };
+        Client::new(Instant::now(), Codec::Json, &config)
     }
 
     fn handle(client: &mut Client, wire: &'static str) -> Result<Option<Step>, PeerMisbehaved> {
@@ -282,9 +292,23 @@ mod tests {
     }
 
     #[test]
+    fn names_have_a_longest_length() {
+        let mut client = joined();
+        for (fits, too_long) in [
+            (r#"2["aaaaaaaaaa"]"#, r#"2["aaaaaaaaaaa"]"#),
+            (r#"2["\u00e9\u00e9\u00e9\u00e9\u00e9"]"#, r#"2["\u00e9\u00e9\u00e9\u00e9\u00e9a"]"#),
+            ("0/aaaaaaaaa,", "0/aaaaaaaaaa,"),
+        ] {
+            assert!(matches!(handle(&mut client, fits), Ok(Some(_))), "{fits}");
+            let result = handle(&mut client, too_long);
+            assert_eq!(result, Err(PeerMisbehaved::NameTooLong), "{too_long}");
+        }
+    }
+
+    #[test]
     fn the_connect_deadline_ends_with_the_first_namespace() {
         let mut client = client();
-        let later = Instant::now() + Duration::from_secs(46);
+        let later = Instant::now() + Duration::from_secs(11);
         assert_eq!(client.overdue(later), Some(Overdue::Namespace));
         let attempt = connect(&mut client, "0");
         let overdue = client.overdue(later);

@@ -57,14 +57,7 @@ impl Connection {
         handshake: Arc<Handshake>,
         transport: TransportKind,
     ) -> Self {
-        let config = &server.config;
-        let client = Client::new(
-            server.codec,
-            config.max_attachments,
-            config.max_namespaces,
-            now + config.connect_timeout,
-            config.connect_timeout,
-        );
+        let client = Client::new(now, server.codec, &server.config);
         Self(Arc::new(Shared {
             server,
             mailbox,

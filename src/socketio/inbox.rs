@@ -101,6 +101,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socketio::packet::Codec;
 
     fn event() -> Work {
         Work::Disconnected(CloseReason::TransportClose)
@@ -126,5 +127,16 @@ mod tests {
         assert_eq!(filled, [false, false, false, true, false]);
         let freed: Vec<bool> = (0..5).map(|_| inbox.next(4, 10).1).collect();
         assert_eq!(freed, [false, false, true, false, false]);
+    }
+    #[test]
+    fn bytes_fill_it_too() {
+        let args = Codec::Json.args(Some("a"), "0123456789").unwrap();
+        let max = 3 * args.len_bytes();
+        let mut inbox = Inbox::default();
+        let mut push = || inbox.push(Work::Event { args: args.clone(), ack: None }, 100, max);
+        let filled: Vec<bool> = (0..4).map(|_| push().filled).collect();
+        assert_eq!(filled, [false, false, true, false]);
+        let freed: Vec<bool> = (0..4).map(|_| inbox.next(100, max).1).collect();
+        assert_eq!(freed, [false, false, true, false], "room at half");
     }
 }

@@ -7,6 +7,8 @@ use crate::cluster::StreamId;
 use crate::cluster::history::{At, Early, Way};
 use crate::cluster::message::Flags;
 use crate::cluster::session::Record;
+use crate::config::SocketIoConfig;
+use crate::engine::door::Limit;
 use crate::engine::packet::Str;
 use crate::error::CloseReason;
 
@@ -17,12 +19,41 @@ impl Socket {
     /// Joins rooms; `at`: where this node is, while recovery is on.
     pub(super) fn join_at(&self, rooms: &[Str], at: Option<StreamId>) {
         let mut index = self.0.namespace.rooms.lock();
-        index.join(&self.0.id, rooms);
+        let fitting = self.fitting(rooms, index.joined(&self.0.id));
+        index.join(&self.0.id, &fitting);
         if let (Some(session), Some(at)) = (&self.0.session, at) {
-            session.track.lock().join(rooms, at);
+            session.track.lock().join(&fitting, at);
             drop(index);
             self.changed();
         }
+    }
+
+    /// Those of the rooms that it may join and is not among the `joined` ones yet.
+    pub(super) fn fitting(&self, rooms: &[Str], joined: &[Str]) -> Vec<Str> {
+        let namespace = &self.0.namespace;
+        let SocketIoConfig { max_rooms, max_name_bytes, .. } = *namespace.config;
+        let mut fitting: Vec<Str> = Vec::new();
+        let mut met = false;
+        for room in rooms {
+            if joined.contains(room) || fitting.contains(room) {
+                continue;
+            }
+            if joined.len() + fitting.len() < max_rooms && room.len() <= max_name_bytes {
+                fitting.push(room.clone());
+            } else {
+                met = true;
+            }
+        }
+        if met {
+            self.met(Limit::Rooms);
+        }
+        fitting
+    }
+
+    /// Counts a limit that it met.
+    pub(super) fn met(&self, limit: Limit) {
+        let now = tokio::time::Instant::now().into_std();
+        self.0.namespace.metrics.limits.met(limit, self.handshake().address, now);
     }
 
     pub(super) fn leave_at(&self, rooms: &[Str], at: Option<StreamId>) {

@@ -96,6 +96,11 @@ impl<T: Clone> Rooms<T> {
         std::iter::once(&member.id).chain(&member.rooms).cloned().collect()
     }
 
+    /// The rooms that one socket has joined.
+    pub(crate) fn joined(&self, id: &str) -> &[Str] {
+        self.ids.get(id).map_or(&[], |&key| &self.members[key].rooms)
+    }
+
     /// Could anyone be meant? Does not look at the exceptions.
     pub(crate) fn may_have(&self, target: &Target) -> bool {
         if target.rooms.is_empty() {

@@ -26,6 +26,7 @@ use super::sender::Sender;
 use crate::cluster::StreamId;
 use crate::cluster::message::SocketInfo;
 use crate::engine::TransportKind;
+use crate::engine::door::Limit;
 use crate::engine::handshake::Handshake;
 use crate::engine::packet::Str;
 use crate::error::{AckError, CloseReason, DataError, EmitError};
@@ -223,11 +224,12 @@ impl Socket {
 
     // --- rooms
 
-    /// Joins rooms.
+    /// Joins rooms: those that fit. Above [`max_rooms`](crate::config::SocketIoConfig::max_rooms), and where
+    /// a name is longer than `max_name_bytes`, it does not join, which is counted and logged.
     pub fn join<R: IntoRooms>(&self, rooms: R) {
         let rooms = rooms.into_rooms();
         if let Some(waiting) = &mut *self.0.rooms_to_be.lock() {
-            waiting.extend(rooms);
+            waiting.extend(self.fitting(&rooms, waiting));
             return;
         }
         let at = self.0.session.as_ref().map(|_| self.0.namespace.log.mark().id);
@@ -505,7 +507,11 @@ impl Socket {
 
     pub(crate) fn expect_ack(&self, id: u64, waiter: Waiter) -> Result<(), NotPending> {
         let max = self.0.namespace.config.max_pending_acks;
-        self.0.pending.lock().insert(id, waiter, max)?;
+        let inserted = self.0.pending.lock().insert(id, waiter, max);
+        if inserted == Err(NotPending::Full) {
+            self.met(Limit::PendingAcks);
+        }
+        inserted?;
         // A handler that waits for an answer must not keep us from reading it.
         let config = &self.0.namespace.config;
         let bounds = (config.inbox_events * ACK_SLACK, config.inbox_bytes * ACK_SLACK);

@@ -91,6 +91,7 @@ async fn the_number_of_pending_acknowledgements_is_bounded_and_nothing_leaks() {
     // one over the limit is refused, and not sent
     let over = ask(4).await;
     assert!(matches!(over, Err(AckError::Emit(EmitError::OutboxFull))), "{over:?}");
+    assert_eq!(server.metric(r#"limits_hit_total{limit="pending_acks"}"#), 1);
     // a future that is dropped waits for nothing any more
     drop(first);
     let mut fourth = pin!(ask(5));

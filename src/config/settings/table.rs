@@ -232,6 +232,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Most namespaces that one connection may join."
     ),
     setting!(
+        "max-rooms",
+        socketio.max_rooms,
+        COUNT,
+        "",
+        "Most rooms that one socket may be in, beside its own."
+    ),
+    setting!(
+        "max-name-bytes",
+        socketio.max_name_bytes,
+        SIZE,
+        "",
+        "Longest name of an event or namespace from a client, and of a room."
+    ),
+    setting!(
         "inbox-events",
         socketio.inbox_events,
         COUNT,
