@@ -220,6 +220,11 @@ impl Door {
         }
     }
 
+    /// Places that are taken.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions
+    }
+
     /// One who has entered begins to open its session: [`Door::settle`] takes that back.
     ///
     /// # Errors

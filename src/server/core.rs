@@ -309,7 +309,8 @@ impl Core {
             Protocol::SocketIo(socketio) => socketio.tasks.load(Ordering::Acquire),
             Protocol::Raw(_) => 0,
         };
-        self.registry.len() + handlers > 0
+        // also those that were let in and are not open yet: they are told to close when they are
+        self.limits.sessions() + handlers > 0
     }
 }
 

@@ -44,6 +44,11 @@ impl Limits {
         Ok(place)
     }
 
+    /// Places that are taken: sessions that are open, are being opened, or wait for their turn.
+    pub(crate) fn sessions(&self) -> usize {
+        self.door.lock().sessions()
+    }
+
     /// Counts a TCP connection while what this gives is kept; `None`: there are too many of that address.
     pub(crate) fn connect(self: &Arc<Self>, peer: IpAddr) -> Option<Connected> {
         let trusted = crate::config::is_in(&self.config.trusted_proxies, peer);
