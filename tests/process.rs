@@ -298,6 +298,7 @@ async fn behind_a_proxy_that_ends_tls_the_certificate_is_for_quic_alone() {
         ("TLS_KEY", key.as_str()),
         ("TLS_TCP", "false"),
         ("WEBTRANSPORT_PUBLIC_HOST", "quic.example.org"),
+        ("ALLOWED_ORIGINS", "same-origin,https://board.example.org"),
         ("WEBTRANSPORT_PUBLIC_PORT", "443"),
     ];
     // its log says http, and its readiness is asked for without TLS

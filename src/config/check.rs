@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use super::forms::{show_duration, show_size};
 use super::settings;
 use super::{
-    Config, Cookie, Listen, OriginPolicy, RedisAddress, ResetKey, SameSite, Transports, origin,
+    Config, Cookie, HostPolicy, Listen, OriginPolicy, RedisAddress, ResetKey, SameSite, Transports, origin,
 };
 use crate::error::ConfigError;
 
@@ -206,11 +206,24 @@ impl Config {
         if let OriginPolicy::List(list) = &engine.origins {
             let fine = !list.is_empty() && list.iter().all(|entry| origin::is_origin(entry));
             found.unless(fine, "allowed-origins", || {
-                "same-origin, *, or origins as browsers write them, such as https://example.com \
-                 (lower case, no path, no default port)"
+                "same-origin, *, or origins as browsers write them, such as https://example.com or \
+                 https://*.example.com (lower case, no path, no default port)"
                     .to_owned()
             });
         }
+        if let HostPolicy::List(list) = &engine.hosts {
+            let fine = !list.is_empty() && list.iter().all(|entry| origin::is_host(entry));
+            found.unless(fine, "allowed-hosts", || {
+                "*, or names such as example.com, example.com:8443, *.example.com".to_owned()
+            });
+        }
+        // The page's host is then another than WebTransport's, and all of its sessions would be refused.
+        let apart = engine.transports.webtransport && self.webtransport.public_host.is_some();
+        found.unless(
+            !apart || engine.origins != OriginPolicy::SameOrigin,
+            "allowed-origins",
+            || "the pages' origins, as webtransport-public-host is a host of its own".to_owned(),
+        );
         found.unless(lasts(engine.cors_max_age), "cors-max-age", || {
             "off, or at least 1s".to_owned()
         });
@@ -482,6 +495,13 @@ mod tests {
         assert!(wrong(|c| c.engine.path = "/a/b.c/".to_owned()).is_empty());
         assert_eq!(wrong(|c| c.log.filter = "info,quicket=loud".to_owned()), ["log-filter"]);
         assert_eq!(wrong(|c| c.engine.origins = OriginPolicy::List(vec![])), ["allowed-origins"]);
+        let hosts =
+            |list: &[&str]| HostPolicy::List(list.iter().map(|s| (*s).to_owned()).collect());
+        assert_eq!(wrong(|c| c.engine.hosts = hosts(&[])), ["allowed-hosts"]);
+        assert_eq!(wrong(|c| c.engine.hosts = hosts(&["a.org", "B.org"])), ["allowed-hosts"]);
+        assert!(wrong(|c| c.engine.hosts = hosts(&["a.org", "*.b.org:80"])).is_empty());
+        let apart = |c: &mut Config| c.webtransport.public_host = Some("quic.a.org".to_owned());
+        assert_eq!(wrong(apart), ["allowed-origins"]);
         let list =
             OriginPolicy::List(vec!["https://a.org".to_owned(), "https://a.org/".to_owned()]);
         assert_eq!(wrong(|c| c.engine.origins = list), ["allowed-origins"]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::{
-    Compression, IpNet, LogFormat, OriginPolicy, Parser, SameSite, ServerId, Transports,
+    Compression, HostPolicy, IpNet, LogFormat, OriginPolicy, Parser, SameSite, ServerId, Transports,
     private_networks,
 };
 
@@ -212,6 +212,21 @@ pub(super) const ORIGINS: Form<OriginPolicy> = Form {
         OriginPolicy::SameOrigin => "same-origin".to_owned(),
         OriginPolicy::Any => "*".to_owned(),
         OriginPolicy::List(list) => list.join(","),
+    },
+};
+
+pub(super) const HOSTS: Form<HostPolicy> = Form {
+    placeholder: "* or LIST",
+    right: "*, or a comma list of names",
+    read: |text| {
+        Some(match text {
+            "*" => HostPolicy::Any,
+            list => HostPolicy::List(list.split(',').map(|s| s.trim().to_owned()).collect()),
+        })
+    },
+    show: |policy| match policy {
+        HostPolicy::Any => "*".to_owned(),
+        HostPolicy::List(list) => list.join(","),
     },
 };
 

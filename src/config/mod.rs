@@ -36,7 +36,8 @@ mod settings;
 
 pub(crate) use limits::is_in;
 pub use limits::{IpNet, LimitsConfig, private_networks};
-pub use origin::OriginPolicy;
+pub(crate) use origin::Ports;
+pub use origin::{HostPolicy, OriginPolicy};
 pub use parse::{Command, Strings};
 pub use recovery::RecoveryConfig;
 pub(crate) use redis::RedisAddress;
@@ -169,6 +170,13 @@ pub struct EngineConfig {
     /// Which web pages may connect, on every transport alike (Node: `cors.origin`, which does not
     /// bind WebSocket and WebTransport). Default: same origin.
     pub origins: OriginPolicy,
+    /// The names under which the server may be addressed, on every transport alike; against DNS
+    /// rebinding (Node: none). Default: every name.
+    pub hosts: HostPolicy,
+    /// Is `X-Forwarded-Host` taken for the name that a page has asked for, on polling and WebSocket?
+    /// For proxies that change `Host` and always set that field themselves: whoever can reach the
+    /// server without them could say any name. Default: no.
+    pub trust_forwarded_host: bool,
     /// May pages of another origin send cookies along (Node: `cors.credentials`)? Default: no.
     pub cors_credentials: bool,
     /// How long a browser may keep the answer to a preflight request (Node: `cors.maxAge`, there in
@@ -195,6 +203,8 @@ impl Default for EngineConfig {
             cookie: None,
             sid_header: None,
             origins: OriginPolicy::default(),
+            hosts: HostPolicy::default(),
+            trust_forwarded_host: false,
             cors_credentials: false,
             cors_max_age: None,
             outbox_bytes: 4 << 20,

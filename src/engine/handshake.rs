@@ -145,6 +145,12 @@ pub(crate) fn origin_of(headers: &HeaderMap) -> Option<&str> {
     headers.get(http::header::ORIGIN).map(|value| value.to_str().unwrap_or("\u{fffd}"))
 }
 
+/// Are the values of this field the client's secrets? Whoever prints a [`Handshake`] does not see them.
+pub(crate) fn is_secret(name: &http::HeaderName) -> bool {
+    [http::header::AUTHORIZATION, http::header::PROXY_AUTHORIZATION, http::header::COOKIE]
+        .contains(name)
+}
+
 /// Parses a query string (`a=b&c=d`).
 pub(crate) fn parse_query(query: &str) -> Vec<(String, String)> {
     form_urlencoded::parse(query.as_bytes()).into_owned().collect()

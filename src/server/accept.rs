@@ -13,7 +13,9 @@ use super::core::Core;
 use super::limits::Connected;
 use super::registry::{Command, SessionHandle};
 use crate::engine::door::client_address;
-use crate::engine::handshake::{Handshake, HandshakeError, Refusal, origin_of, parse_query};
+use crate::engine::handshake::{
+    Handshake, HandshakeError, Refusal, is_secret, origin_of, parse_query,
+};
 use crate::engine::packet::Str;
 use crate::engine::{Sid, TransportKind};
 use crate::error::PeerMisbehaved;
@@ -45,7 +47,7 @@ pub(crate) async fn handle(core: Arc<Core>, peer: Peer, request: Request<Body>) 
     let facts = RequestFacts::new(request.headers(), parameter("j"));
     let config = &core.config.engine;
     let upgrade = is_websocket_upgrade(&request);
-    let allowed = config.origins.allows(origin_of(request.headers()), request_authority(&request));
+    let allowed = core.may_come(request.headers(), request_authority(&request), false);
     if allowed && let Some(response) = wire::preflight(config, request.method(), &facts) {
         return response;
     }
@@ -67,8 +69,9 @@ pub(crate) async fn handle(core: Arc<Core>, peer: Peer, request: Request<Body>) 
             false => wire::refuse_request(&refusal),
         }
     });
-    if allowed {
-        wire::add_cors(config, &facts, response.headers_mut());
+    match allowed {
+        true => wire::add_cors(config, &facts, response.headers_mut()),
+        false => wire::add_vary(config, response.headers_mut()),
     }
     response
 }
@@ -136,7 +139,8 @@ async fn open(
     // Copied, since hyper's values are slices of its read buffer, which they would keep alive.
     let mut headers = http::HeaderMap::with_capacity(request.headers().len() + 1);
     for (name, value) in request.headers() {
-        if let Ok(copy) = http::HeaderValue::from_bytes(value.as_bytes()) {
+        if let Ok(mut copy) = http::HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(is_secret(name));
             headers.append(name, copy);
         }
     }

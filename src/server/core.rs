@@ -17,9 +17,11 @@ use super::limits::{Limits, Place};
 use super::raw::EngineSocket;
 use super::registry::{Registry, SessionHandle};
 use super::upper::Upper;
-use crate::config::{Config, IpNet};
+use crate::config::{Config, IpNet, OriginPolicy, Ports};
 use crate::engine::door::client_address;
-use crate::engine::handshake::{Handshake, HandshakeError, OpenPacket, Refusal};
+use crate::engine::handshake::{
+    Handshake, HandshakeError, OpenPacket, Refusal, is_secret, origin_of,
+};
 use crate::engine::packet::Packet;
 use crate::engine::session::{Session, SessionTimes};
 use crate::engine::{NodeTag, Sid, TransportKind};
@@ -104,7 +106,9 @@ impl Core {
         if self.is_stopping() {
             return Err(HandshakeError::Unavailable.into());
         }
-        if !self.config.engine.origins.allows(handshake.origin(), handshake.header("host")) {
+        let kind = TransportKind::parse(handshake.transport);
+        let is_quic = kind == Some(TransportKind::WebTransport);
+        if !self.may_come(&handshake.headers, handshake.header("host"), is_quic) {
             return Err(HandshakeError::Forbidden.into());
         }
         let place = tokio::select! {
@@ -118,6 +122,28 @@ impl Core {
             return Err(HandshakeError::Unavailable.into()); // the application took its time
         }
         Ok(place)
+    }
+
+    /// Is the server called by one of its names, and by a page that may connect?
+    pub(crate) fn may_come(
+        &self,
+        headers: &http::HeaderMap,
+        authority: Option<&str>,
+        is_quic: bool,
+    ) -> bool {
+        let engine = &self.config.engine;
+        // no proxy forwards WebTransport
+        let forwarded =
+            (engine.trust_forwarded_host && !is_quic).then(|| forwarded_host(headers)).flatten();
+        let authority = forwarded.or(authority);
+        let ports = match is_quic && self.config.webtransport.public_port.is_some() {
+            true => Ports::Mapped,
+            false => Ports::Compared,
+        };
+        let origin = origin_of(headers);
+        engine.hosts.allows(authority)
+            && engine.origins.allows_at(origin, authority, ports)
+            && (origin.is_some() || engine.origins == OriginPolicy::Any || !is_foreign(headers))
     }
 
     /// The metrics, with what is counted only when somebody asks.
@@ -326,6 +352,20 @@ pub(super) enum Phase {
     Closed,
 }
 
+/// The name that a proxy was asked for. Of several the last one, which the nearest proxy has written.
+fn forwarded_host(headers: &http::HeaderMap) -> Option<&str> {
+    let all = headers.get_all("x-forwarded-host").iter();
+    let last = all.filter_map(|value| value.to_str().ok()).next_back()?;
+    last.rsplit(',').next().map(str::trim)
+}
+
+/// Does the browser say that a page of elsewhere made it ask (Fetch Metadata)? It then names no `Origin`
+/// where the page could not read the answer: `<img>`, `<script>`, `fetch` without CORS.
+fn is_foreign(headers: &http::HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
+    matches!(site, Some(b"cross-site" | b"same-site"))
+}
+
 /// How often a few sessions are closed while the node drains.
 const DRAIN_TICK: std::time::Duration = std::time::Duration::from_millis(10);
 
@@ -344,7 +384,8 @@ pub(crate) fn webtransport_handshake(
     for (name, value) in fields {
         // pseudo-header fields are no header fields; what else cannot be one is left out
         let name = http::HeaderName::try_from(name.as_str());
-        if let (Ok(name), Ok(value)) = (name, http::HeaderValue::try_from(value.as_str())) {
+        if let (Ok(name), Ok(mut value)) = (name, http::HeaderValue::try_from(value.as_str())) {
+            value.set_sensitive(is_secret(&name));
             headers.append(name, value);
         }
     }

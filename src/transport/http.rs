@@ -184,21 +184,28 @@ impl RequestFacts {
 
 /// Adds the CORS headers that let a page of an allowed foreign origin read the response.
 pub(crate) fn add_cors(config: &EngineConfig, facts: &RequestFacts, headers: &mut HeaderMap) {
+    add_vary(config, headers);
     let Some(origin) = &facts.origin else { return };
-    match (&config.origins, config.cors_credentials) {
-        (OriginPolicy::SameOrigin, _) => return,
-        (OriginPolicy::Any, false) => {
+    match &config.origins {
+        OriginPolicy::SameOrigin => {}
+        // never with credentials: every page could act with its visitors' cookies (`Config::check`)
+        OriginPolicy::Any => {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         }
-        // with credentials a browser takes no asterisk
-        (OriginPolicy::Any, true) | (OriginPolicy::List(_), _) => {
+        OriginPolicy::List(_) => {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            headers.append(header::VARY, HeaderValue::from_static("Origin"));
+            if config.cors_credentials {
+                let yes = HeaderValue::from_static("true");
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+            }
         }
     }
-    if config.cors_credentials {
-        let yes = HeaderValue::from_static("true");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+}
+
+/// Tells caches that the answer is another for another page, also if none has asked.
+pub(crate) fn add_vary(config: &EngineConfig, headers: &mut HeaderMap) {
+    if let OriginPolicy::List(_) = config.origins {
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use quicket::config::{EngineConfig, OriginPolicy};
+use quicket::config::{Config, EngineConfig, HostPolicy, Listen, OriginPolicy, WebTransportConfig};
 use quicket::{Handshake, HandshakeError, Refusal, TransportKind};
 
 use super::support::client::{WebSocketLink, WebTransportLink};
@@ -12,6 +12,10 @@ use super::support::{TestServer, engine, eventually, on_every_transport};
 
 on_every_transport!(
     pages_come_in_as_the_origin_policy_says,
+    the_server_is_known_by_its_names,
+    the_host_that_a_proxy_was_asked_for_counts_if_it_is_trusted,
+    a_foreign_page_that_hides_its_origin_stays_outside,
+    behind_a_mapped_port_a_page_of_the_same_host_is_at_home,
     the_hook_sees_the_whole_request,
     the_hook_refuses_with_its_own_words,
     the_hook_may_take_its_time,
@@ -79,11 +83,16 @@ fn refusal(kind: TransportKind, text: &str) -> Result<(), (u16, String)> {
 }
 
 async fn pages_come_in_as_the_origin_policy_says(kind: TransportKind) {
-    let list = || OriginPolicy::List(vec!["https://page.example".to_owned()]);
+    let list = || {
+        let list = ["https://page.example", "https://*.pages.example"];
+        OriginPolicy::List(list.map(str::to_owned).to_vec())
+    };
     for (policy, origin, comes_in) in [
         (OriginPolicy::Any, Some("https://anyone.example"), true),
         (OriginPolicy::Any, None, true),
         (list(), Some("https://page.example"), true),
+        (list(), Some("https://one.pages.example"), true),
+        (list(), Some("https://pages.example"), false),
         (list(), Some("http://page.example"), false),
         (list(), Some("https://page.example:8443"), false),
         (list(), Some("null"), false),
@@ -104,6 +113,87 @@ async fn pages_come_in_as_the_origin_policy_says(kind: TransportKind) {
         assert_eq!(result, expected, "{case}");
         let refused = server.metric("quicket_handshakes_refused_total{error=\"forbidden\"}");
         assert_eq!(refused, u64::from(!comes_in), "{case}");
+        server.end().await;
+    }
+}
+
+fn outcome(kind: TransportKind, comes_in: bool) -> Result<(), (u16, String)> {
+    if comes_in { Ok(()) } else { refusal(kind, "Forbidden") }
+}
+
+/// Against DNS rebinding: the page is of the same origin for its browser, under a name of its own.
+async fn the_server_is_known_by_its_names(kind: TransportKind) {
+    for (names, comes_in) in [
+        (&["127.0.0.1"][..], true),
+        (&["a.example", "*.b.example"], false),
+        (&["127.0.0.1:1"], false),
+    ] {
+        let hosts = HostPolicy::List(names.iter().map(|name| (*name).to_owned()).collect());
+        let server = TestServer::echo(EngineConfig { hosts, ..engine() }).await;
+        let own = format!("http://{}", server.address);
+        for headers in [&[][..], &[("origin", own.as_str())]] {
+            let result = knock(&server, kind, "", headers).await;
+            assert_eq!(result, outcome(kind, comes_in), "{names:?} {headers:?}");
+        }
+        server.end().await;
+    }
+}
+
+async fn the_host_that_a_proxy_was_asked_for_counts_if_it_is_trusted(kind: TransportKind) {
+    // no proxy forwards WebTransport: there the field is anybody's
+    let believed = kind != TransportKind::WebTransport;
+    for (trusted, forwarded, comes_in) in [
+        (true, "a.example", believed),
+        (true, "evil.example, a.example", believed),
+        (true, "a.example, evil.example", false),
+        (false, "a.example", false),
+    ] {
+        let server = TestServer::echo(EngineConfig {
+            origins: OriginPolicy::SameOrigin,
+            trust_forwarded_host: trusted,
+            ..engine()
+        })
+        .await;
+        let headers = [("origin", "https://a.example"), ("x-forwarded-host", forwarded)];
+        let result = knock(&server, kind, "", &headers).await;
+        assert_eq!(result, outcome(kind, comes_in), "{trusted} {forwarded}");
+        server.end().await;
+    }
+}
+
+/// `<img>`, `<script>` and `fetch` without CORS send no `Origin`; browsers say where they are all the same.
+async fn a_foreign_page_that_hides_its_origin_stays_outside(kind: TransportKind) {
+    for (policy, site, comes_in) in [
+        (OriginPolicy::SameOrigin, "cross-site", false),
+        (OriginPolicy::SameOrigin, "same-site", false),
+        (OriginPolicy::SameOrigin, "same-origin", true),
+        (OriginPolicy::SameOrigin, "none", true),
+        (OriginPolicy::Any, "cross-site", true),
+    ] {
+        let case = format!("{policy:?} {site}");
+        let server = TestServer::echo(EngineConfig { origins: policy, ..engine() }).await;
+        let result = knock(&server, kind, "", &[("sec-fetch-site", site)]).await;
+        assert_eq!(result, outcome(kind, comes_in), "{case}");
+        server.end().await;
+    }
+}
+
+/// `compose.yaml`: the page is at port 3000, WebTransport at 3001, and the server binds another.
+async fn behind_a_mapped_port_a_page_of_the_same_host_is_at_home(kind: TransportKind) {
+    for (public_port, origin, comes_in) in [
+        (None, "http://127.0.0.1:1", false),
+        (Some(4433), "http://127.0.0.1:1", kind == TransportKind::WebTransport),
+        (Some(4433), "http://evil.example:1", false),
+    ] {
+        let config = Config {
+            listen: Listen { address: [127, 0, 0, 1].into(), port: 0, ..Listen::default() },
+            engine: EngineConfig { origins: OriginPolicy::SameOrigin, ..engine() },
+            webtransport: WebTransportConfig { public_port, ..WebTransportConfig::default() },
+            ..Config::default()
+        };
+        let server = TestServer::start(engine(), echo, |builder| builder.config(config)).await;
+        let result = knock(&server, kind, "", &[("origin", origin)]).await;
+        assert_eq!(result, outcome(kind, comes_in), "{public_port:?} {origin}");
         server.end().await;
     }
 }

@@ -275,6 +275,10 @@ async fn cors_lets_allowed_pages_read_the_answer() {
     let foreign = cors(list(true), "GET", Some("https://evil.example")).await;
     assert_eq!(foreign.summary(), (403, r#"{"code":4,"message":"Forbidden"}"#));
     assert_eq!(allow(&foreign), [None, None]);
+    assert_eq!(foreign.header("vary"), some("Origin"), "nor may they keep the refusal for others");
+    let unnamed = cors(list(true), "GET", None).await;
+    assert_eq!((unnamed.status, allow(&unnamed)), (200, [None, None]));
+    assert_eq!(unnamed.header("vary"), some("Origin"));
 }
 
 #[tokio::test]

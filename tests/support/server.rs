@@ -221,7 +221,7 @@ async fn endpoint(address: SocketAddr) -> Endpoint<endpoint_side::Client> {
     let answer = Request::get("/webtransport.json").send(address).await;
     let hashes = if answer.status == 200 {
         let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        assert_eq!(page["port"], address.port());
+        assert!(page["port"].is_u64(), "{page}");
         let hashes = page["certificateHashes"].as_array().unwrap();
         let hashes = hashes.iter().map(|hash| {
             let hash = STANDARD.decode(hash.as_str().unwrap()).unwrap();

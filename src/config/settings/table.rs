@@ -180,7 +180,21 @@ pub(crate) const SETTINGS: &[Setting] = &[
         engine.origins,
         ORIGINS,
         "cors.origin",
-        "Web pages that may connect, on every transport alike; clients that send no Origin always may."
+        "Web pages that may connect, such as https://*.example.com; clients that send no Origin always may."
+    ),
+    setting!(
+        "allowed-hosts",
+        engine.hosts,
+        HOSTS,
+        "",
+        "Names by which the server may be called, against DNS rebinding: example.com, a.org:8443, *.b.org."
+    ),
+    setting!(
+        "trust-forwarded-host",
+        engine.trust_forwarded_host,
+        SWITCH,
+        "",
+        "Is X-Forwarded-Host the name that the page asked for? For proxies that change Host and always set that field."
     ),
     setting!(
         "cors-credentials",
