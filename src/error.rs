@@ -49,6 +49,8 @@ pub enum CloseReason {
     Superseded,
     /// This node had more sessions than its share, and others take them. Listeners see "forced server close".
     Shed,
+    /// The client's token has expired. It may come back with a new one. Listeners see "forced server close".
+    TokenExpired,
 }
 
 impl CloseReason {
@@ -60,7 +62,7 @@ impl CloseReason {
             Self::PingTimeout => "ping timeout",
             Self::ParseError => "parse error",
             Self::ForcedClose => "forced close",
-            Self::ForcedServerClose | Self::Shed => "forced server close",
+            Self::ForcedServerClose | Self::Shed | Self::TokenExpired => "forced server close",
             Self::ServerShuttingDown => "server shutting down",
             Self::ClientNamespaceDisconnect => "client namespace disconnect",
             Self::ServerNamespaceDisconnect => "server namespace disconnect",
@@ -83,6 +85,7 @@ impl CloseReason {
             Self::HandlersStuck => "handlers_stuck",
             Self::Superseded => "superseded",
             Self::Shed => "shed",
+            Self::TokenExpired => "token_expired",
         }
     }
 
@@ -99,6 +102,7 @@ impl CloseReason {
             | Self::SlowConsumer
             | Self::HandlersStuck
             | Self::Shed
+            | Self::TokenExpired
             // the other namespaces of that connection: their clients come back, too
             | Self::Superseded => true,
             Self::ParseError
@@ -114,7 +118,7 @@ impl CloseReason {
         match self {
             Self::ServerShuttingDown | Self::Shed => 1001,
             Self::ParseError | Self::TransportError => 1002,
-            Self::PingTimeout | Self::SlowConsumer => 1008,
+            Self::PingTimeout | Self::SlowConsumer | Self::TokenExpired => 1008,
             _ => 1000,
         }
     }
@@ -337,6 +341,44 @@ impl NotRecovered {
     }
 }
 
+/// Why a token is not taken. The client gets the label, as `data.code` of its `connect_error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// There is none.
+    #[error("no token")]
+    Missing,
+    /// It is none, is signed by nobody we trust, or says what we do not take.
+    #[error("the token is not valid")]
+    Invalid,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Its time has not come.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// It is signed by a key that its issuer does not publish.
+    #[error("the token's key is not known")]
+    UnknownKey,
+    /// The issuer's keys could not be read yet.
+    #[error("the keys of tokens cannot be reached")]
+    KeysUnavailable,
+}
+
+impl TokenError {
+    /// The value of the `reason` label in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Missing => "token_missing",
+            Self::Invalid => "token_invalid",
+            Self::Expired => "token_expired",
+            Self::NotYetValid => "token_not_yet_valid",
+            Self::UnknownKey => "token_key_unknown",
+            Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+}
+
 /// Why an acknowledgement did not come.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -399,6 +441,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// Tokens cannot be checked.
+    #[error("jwt: {0}")]
+    Jwt(String),
     /// The cluster cannot be joined.
     #[error("cluster: {0}")]
     Bus(String),

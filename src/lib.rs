@@ -35,11 +35,12 @@
 //! | 12 | the recipient's task drains its queue, bytes leave | `server::driver`, `transport` |
 //!
 //! Steps 10 to 12 are the same for local and remote broadcasts. Only `transport` and `server` touch the
-//! network.
+//! network (and `cluster::redis`, `jwt`, towards servers of ours).
 
 mod cluster;
 pub mod engine;
 mod fanout;
+mod jwt;
 mod server;
 mod socketio;
 mod transport;
@@ -57,8 +58,10 @@ pub use self::engine::TransportKind;
 pub use self::engine::handshake::{Handshake, HandshakeError, Refusal};
 pub use self::engine::packet::{Message, Str};
 pub use self::error::{
-    AckError, CloseReason, ConfigError, DataError, EmitError, LinkError, PeerMisbehaved, ServeError,
+    AckError, CloseReason, ConfigError, DataError, EmitError, LinkError, PeerMisbehaved,
+    ServeError, TokenError,
 };
+pub use self::jwt::{Claims, Jwt};
 pub use self::metrics::Metrics;
 pub use self::server::{
     Builder, EngineServer, EngineSocket, ForEngine, ForSocketIo, Server, raise_descriptor_limit,

@@ -24,7 +24,7 @@ use self::limits::LimitMetrics;
 use crate::engine::TransportKind;
 use crate::engine::handshake::HandshakeError;
 use crate::engine::session::ProbeFailure;
-use crate::error::{CloseReason, NotRecovered, PeerMisbehaved};
+use crate::error::{CloseReason, NotRecovered, PeerMisbehaved, TokenError};
 
 /// The counters and gauges of one server.
 pub struct Metrics {
@@ -80,6 +80,7 @@ pub struct Metrics {
     pub(crate) replayed: Counter,
     /// Clients that asked for their session and got a new one.
     pub(crate) not_recovered: By<NotRecovered, Counter>,
+    pub(crate) tokens_refused: By<TokenError, Counter>,
     /// Sockets that were cut off because their session had gone on elsewhere without this node's knowing.
     pub(crate) sessions_fenced: Counter,
     /// Sessions that the node that had them, often with a connection that was dead and not known to be, let go
@@ -138,6 +139,7 @@ impl Metrics {
                 "recoveries_refused",
                 "Clients that got a new session instead of theirs",
             ),
+            tokens_refused: By::register(r, "tokens_refused", "Tokens not taken"),
             sessions_fenced: counter(
                 r,
                 "sessions_fenced",
@@ -320,6 +322,7 @@ macro_rules! label {
 
 // below the macro that it uses
 mod limits;
+mod tokens;
 
 label!(TransportKind, "transport", Self::name, [Polling, WebSocket, WebTransport]);
 
@@ -355,6 +358,7 @@ label!(
         HandlersStuck,
         Superseded,
         Shed,
+        TokenExpired,
     ]
 );
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
 
+#[path = "process/provider.rs"]
+mod provider;
 mod support;
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -270,6 +272,8 @@ impl CertificateFiles {
                 "/CN=localhost",
                 "-addext",
                 "subjectAltName=DNS:localhost",
+                "-addext", // an authority's own certificate is no server's
+                "basicConstraints=critical,CA:FALSE",
             ])
             .args(["-keyout", "key.pem", "-out", "cert.pem"])
             .current_dir(&folder)

@@ -13,3 +13,5 @@ mod handlers;
 #[path = "socketio_api/namespaces.rs"]
 mod namespaces;
 mod support;
+#[path = "socketio_api/tokens.rs"]
+mod tokens;

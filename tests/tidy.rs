@@ -191,7 +191,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "cluster",
         &["engine::packet", "engine::NodeTag", "socketio::packet", "error", "config", "metrics"],
     ),
-    ("socketio", &["cluster", "fanout", "engine", "config", "error", "metrics"]),
+    ("jwt", &["config", "error"]),
+    ("socketio", &["cluster", "fanout", "engine", "jwt", "config", "error", "metrics"]),
     (
         "server",
         &[
@@ -200,6 +201,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "socketio",
             "cluster",
             "fanout",
+            "jwt",
             "config",
             "error",
             "metrics",

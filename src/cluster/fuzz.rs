@@ -7,7 +7,7 @@ use super::history::Offset;
 use super::message::Message;
 use super::wire::{
     CallIn, Entry, Envelope, Kind, StreamId, call_in_payload, called_in_payload, decode_session,
-    encode_session, entry_fields, reply_payload, request_payload,
+    encode_session, entry_fields, load_payload, reply_payload, request_payload,
 };
 use crate::socketio::packet::{Args, Codec};
 
@@ -59,6 +59,7 @@ pub(crate) fn message(payload: &[u8]) {
             Kind::CalledIn { answer, request_id } => {
                 called_in_payload(&uid, &nsp, &request_id, answer.as_ref())
             }
+            Kind::Load(load) => load_payload(&uid, &nsp, load),
         };
         let Ok(written) = written else { continue };
         let again = Envelope::parse(&written, "me", codec).expect("what we write is well-formed");

@@ -7,7 +7,8 @@ use tracing_subscriber::EnvFilter;
 use super::forms::{show_duration, show_size};
 use super::settings;
 use super::{
-    Config, Cookie, HostPolicy, Listen, OriginPolicy, RedisAddress, ResetKey, SameSite, Transports, origin,
+    Config, Cookie, HostPolicy, Listen, OriginPolicy, RedisAddress, ResetKey, SameSite, Transports,
+    origin,
 };
 use crate::error::ConfigError;
 
@@ -56,6 +57,7 @@ impl Config {
         self.check_limits(&mut found);
         self.check_door(&mut found);
         self.check_engine(&mut found);
+        self.check_jwt(&mut found);
         self.check_redis(&mut found);
         if let Some(cookie) = &self.engine.cookie {
             check_cookie(cookie, &mut found);
@@ -297,10 +299,15 @@ fn is_path(path: &str) -> bool {
     inner.is_some_and(|inner| inner.split('/').all(segment))
 }
 
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn unless(&mut self, fine: bool, setting: &'static str, right: impl FnOnce() -> String) {
+    pub(super) fn unless(
+        &mut self,
+        fine: bool,
+        setting: &'static str,
+        right: impl FnOnce() -> String,
+    ) {
         if !fine {
             self.0.push(Finding { setting, right: right() });
         }

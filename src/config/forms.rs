@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::{
-    Compression, HostPolicy, IpNet, LogFormat, OriginPolicy, Parser, SameSite, ServerId, Transports,
-    private_networks,
+    Compression, HostPolicy, IpNet, LogFormat, OriginPolicy, Parser, SameSite, ServerId,
+    Transports, private_networks,
 };
 
 /// A kind of value: how it is written.
@@ -27,6 +27,13 @@ pub(super) const TEXT: Form<String> = Form {
     right: "text",
     read: |text| Some(text.to_owned()),
     show: String::clone,
+};
+
+pub(super) const LIST: Form<Vec<String>> = Form {
+    placeholder: "LIST",
+    right: "a comma list",
+    read: |text| Some(text.split(',').map(|entry| entry.trim().to_owned()).collect()),
+    show: |list| list.join(","),
 };
 
 pub(super) const SWITCH: Form<bool> = Form {

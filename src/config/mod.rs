@@ -26,6 +26,7 @@ use http::HeaderName;
 mod check;
 mod flags;
 mod forms;
+mod jwt;
 mod limits;
 mod origin;
 mod parse;
@@ -34,6 +35,8 @@ mod redis;
 mod reset_key;
 mod settings;
 
+pub use jwt::JwtConfig;
+pub(crate) use jwt::MIN_SECRET_BYTES;
 pub(crate) use limits::is_in;
 pub use limits::{IpNet, LimitsConfig, private_networks};
 pub(crate) use origin::Ports;
@@ -56,6 +59,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// Namespaces, sockets and events.
     pub socketio: SocketIoConfig,
+    /// Tokens that clients have to show. Default: none are asked for.
+    pub jwt: JwtConfig,
     /// QUIC and WebTransport.
     pub webtransport: WebTransportConfig,
     /// What clients may ask for at the door.
@@ -88,6 +93,7 @@ impl Default for Config {
             tls: None,
             engine: EngineConfig::default(),
             socketio: SocketIoConfig::default(),
+            jwt: JwtConfig::default(),
             webtransport: WebTransportConfig::default(),
             limits: LimitsConfig::default(),
             redis: RedisConfig::default(),

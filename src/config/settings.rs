@@ -137,9 +137,9 @@ macro_rules! cookie_setting {
     };
 }
 
-/// A row of a file that TLS to Redis needs.
-macro_rules! redis_file_setting {
-    ($name:literal, $field:ident, $about:literal $(,)?) => {
+/// A row of a file.
+macro_rules! file_setting {
+    ($name:literal, $($field:ident).+, $about:literal $(,)?) => {
         Setting {
             name: $name,
             placeholder: "FILE",
@@ -147,10 +147,28 @@ macro_rules! redis_file_setting {
             about: $about,
             secret: false,
             read: |config, text| {
-                config.redis.$field = some_text(text).map(Into::into);
+                config.$($field).+ = some_text(text).map(Into::into);
                 Ok(())
             },
-            show: |config| config.redis.$field.as_deref().map(show_path).unwrap_or_default(),
+            show: |config| config.$($field).+.as_deref().map(show_path).unwrap_or_default(),
+        }
+    };
+}
+
+/// A row of a text that may be missing, and is never shown.
+macro_rules! secret_setting {
+    ($name:literal, $placeholder:literal, $($field:ident).+, $about:literal $(,)?) => {
+        Setting {
+            name: $name,
+            placeholder: $placeholder,
+            node: "",
+            about: $about,
+            secret: true,
+            read: |config, text| {
+                config.$($field).+ = some_text(text);
+                Ok(())
+            },
+            show: |config| config.$($field).+.clone().unwrap_or_default(),
         }
     };
 }

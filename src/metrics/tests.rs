@@ -66,7 +66,7 @@ fn every_name_is_rendered_from_the_start() {
         outbox_bytes outbox_overflows_total packets_received_total packets_sent_total peer_misbehaved_total \
         phase pings_unanswered_total recoveries_refused_total recoveries_total sessions sessions_closed_total \
         sessions_drained_total sessions_fenced_total sessions_opened_total sockets takeovers_total \
-        upgrades_total volatile_dropped_total";
+        tokens_refused_total upgrades_total volatile_dropped_total";
     let expected = expected.split_whitespace().map(|name| format!("quicket_{name}"));
     assert_eq!(
         names.into_iter().map(str::to_owned).collect::<Vec<_>>(),
@@ -93,6 +93,7 @@ fn every_label_counts_on_its_own_series() {
     counts("sessions_closed", |metrics| &metrics.sessions_closed);
     counts("handshakes_refused", |metrics| &metrics.handshakes_refused);
     counts("peer_misbehaved", |metrics| &metrics.peer_misbehaved);
+    counts("tokens_refused", |metrics| &metrics.tokens_refused);
     counts("packets_received", |metrics| &metrics.packets_received);
     counts("packets_sent", |metrics| &metrics.packets_sent);
     counts("bytes_received", |metrics| &metrics.bytes_received);

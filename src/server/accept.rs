@@ -13,9 +13,7 @@ use super::core::Core;
 use super::limits::Connected;
 use super::registry::{Command, SessionHandle};
 use crate::engine::door::client_address;
-use crate::engine::handshake::{
-    Handshake, HandshakeError, Refusal, is_secret, origin_of, parse_query,
-};
+use crate::engine::handshake::{Handshake, HandshakeError, Refusal, is_secret, parse_query};
 use crate::engine::packet::Str;
 use crate::engine::{Sid, TransportKind};
 use crate::error::PeerMisbehaved;

@@ -51,6 +51,7 @@ use crate::config::{Config, RecoveryConfig};
 use crate::engine::NodeTag;
 use crate::engine::handshake::{Handshake, Refusal};
 use crate::error::ServeError;
+use crate::jwt::Jwt;
 use crate::metrics::Metrics;
 use crate::socketio::packet::Codec;
 use crate::socketio::{Auth, DynamicNamespace, Namespace, SocketIo};
@@ -135,7 +136,7 @@ impl Builder<ForSocketIo> {
     /// Builds the server; binds nothing yet.
     ///
     /// # Errors
-    /// [`ServeError::Config`] with every mistake, [`ServeError::Certificate`].
+    /// [`ServeError::Config`] with every mistake, [`ServeError::Certificate`], [`ServeError::Jwt`].
     pub async fn build(self) -> Result<Server, ServeError> {
         let mut started = None;
         let running = self.core(|_, config, metrics, node| {
@@ -156,7 +157,8 @@ impl Builder<ForSocketIo> {
                     Arc::new(bus)
                 }
             };
-            let socketio = SocketIo::new(config.socketio.clone(), metrics.clone(), bus, node);
+            let jwt = config.jwt.is_on().then(|| Jwt::new(config.jwt.clone())).transpose()?;
+            let socketio = SocketIo::new(config.socketio.clone(), metrics.clone(), bus, node, jwt);
             let socketio = Arc::new(socketio);
             socketio.keep_sessions();
             Ok(Protocol::SocketIo(socketio))

@@ -218,6 +218,14 @@ impl Shared {
         self.mailbox.close(CloseReason::ForcedServerClose);
     }
 
+    /// Ends the connection in order, and hears the client no more. It may come back.
+    pub(super) fn end(&self, reason: CloseReason) {
+        for socket in self.shut() {
+            socket.close(reason);
+        }
+        self.mailbox.close(reason);
+    }
+
     /// The application takes a socket out of its namespace. `false`: it is out already; the client may even
     /// have come back as another socket.
     pub(crate) fn leave(&self, socket: &Socket) -> bool {

@@ -6,6 +6,7 @@ use serde::de::IgnoredAny;
 
 use super::client::{Attempt, Client, Overdue, Step};
 use super::packet::{Args, Codec, Decoder, Kind, Outgoing, Packet};
+use crate::config::SocketIoConfig;
 use crate::engine::packet::{Frame, Message, Packet as EnginePacket, Str};
 
 const MAX_ATTACHMENTS: usize = 4;
@@ -109,7 +110,13 @@ const MAX_NAMESPACES: usize = 3;
 /// The namespaces of a connection as a list of operations, two bytes each, against a model of what is allowed.
 pub(crate) fn namespaces(start: Instant, operations: &[u8]) {
     let timeout = Duration::from_millis(500);
-    let client = Client::new(Codec::Json, 2, MAX_NAMESPACES, start + timeout, timeout);
+    let config = SocketIoConfig {
+        max_attachments: 2,
+        max_namespaces: MAX_NAMESPACES,
+        connect_timeout: timeout,
+        ..SocketIoConfig::default()
+    };
+    let client = Client::new(start, Codec::Json, &config);
     let mut life = Life { client, now: start, deadline: Some(start + timeout), spaces: Vec::new() };
     for operation in operations.chunks_exact(2) {
         let name = usize::from(operation[1] % 5);

@@ -29,6 +29,7 @@ mod sender;
 mod server_side;
 mod socket;
 mod tap;
+mod token;
 mod worker;
 
 use std::collections::HashMap;
@@ -58,6 +59,7 @@ use crate::cluster::load::Load;
 use crate::config::SocketIoConfig;
 use crate::engine::packet::Str;
 use crate::engine::{NodeTag, Sid};
+use crate::jwt::Jwt;
 use crate::metrics::Metrics;
 
 /// All namespaces of one server.
@@ -73,6 +75,8 @@ pub(crate) struct SocketIo {
     pub(crate) tasks: AtomicUsize,
     /// Where they run: emits and disconnects may come from threads that are no tasks.
     runtime: Handle,
+    /// What every namespace asks for.
+    jwt: Option<Jwt>,
     namespaces: RwLock<HashMap<Str, Arc<NamespaceInner>>>,
     parents: RwLock<Vec<Arc<Parent>>>,
 }
@@ -126,6 +130,7 @@ impl SocketIo {
         metrics: Arc<Metrics>,
         bus: Arc<dyn Bus>,
         node: NodeTag,
+        jwt: Option<Jwt>,
     ) -> Self {
         let codec = Codec::from(config.parser);
         let keeper = config.recovery.is_on().then(|| {
@@ -142,6 +147,7 @@ impl SocketIo {
             node,
             tasks: AtomicUsize::new(0),
             runtime: Handle::current(),
+            jwt,
             namespaces: RwLock::default(),
             parents: RwLock::default(),
         };
@@ -162,9 +168,18 @@ impl SocketIo {
         Fut: Future<Output = bool> + Send + 'static,
     {
         let accept: Box<AcceptFn> = Box::new(move |name, auth| Box::pin(accept(name, auth)));
-        let parent = Arc::new(Parent { accept, gate: RwLock::default() });
+        let parent = Arc::new(Parent { accept, gate: RwLock::new(self.gate().of_family()) });
         self.parents.write().push(parent.clone());
         DynamicNamespace(parent)
+    }
+
+    /// What all namespaces begin with.
+    fn gate(&self) -> Gate {
+        let mut gate = Gate::default();
+        if let Some(jwt) = &self.jwt {
+            gate.add_middleware(token::middleware(jwt.clone()));
+        }
+        gate
     }
 
     pub(crate) fn is_degraded(&self) -> bool {
@@ -266,7 +281,7 @@ impl SocketIo {
             self.metrics.clone(),
             &*self.bus,
             self.keeper.clone(),
-            parent(),
+            parent().unwrap_or_else(|| self.gate()),
         );
         namespaces.insert(name.clone(), namespace.clone());
         namespace

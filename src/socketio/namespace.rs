@@ -67,9 +67,15 @@ type ConnectFn = dyn Fn(Socket) -> HandlerFuture + Send + Sync;
 pub(crate) struct Gate {
     middlewares: Vec<Arc<Middleware>>,
     connect: Option<Arc<ConnectFn>>,
+    /// Is it a dynamic namespace's?
+    is_of_family: bool,
 }
 
 impl Gate {
+    pub(crate) fn of_family(self) -> Self {
+        Self { is_of_family: true, ..self }
+    }
+
     pub(crate) fn add_middleware<F, Fut, E>(&mut self, middleware: F)
     where
         F: Fn(Socket, Auth) -> Fut + Send + Sync + 'static,
@@ -241,7 +247,7 @@ impl Inner {
         metrics: Arc<Metrics>,
         bus: &dyn Bus,
         keeper: Option<Arc<Keeper>>,
-        parent: Option<Gate>,
+        gate: Gate,
     ) -> Arc<Self> {
         Arc::new_cyclic(|weak: &Weak<Self>| Self {
             log: bus.attach(&name, weak.clone()),
@@ -255,8 +261,8 @@ impl Inner {
             this: weak.clone(),
             server_side: ServerSide::default(),
             tap: Tap::default(),
-            is_child: parent.is_some(),
-            gate: RwLock::new(parent.unwrap_or_default()),
+            is_child: gate.is_of_family,
+            gate: RwLock::new(gate),
             ack_ids: AtomicU64::new(0),
         })
     }

@@ -23,6 +23,7 @@ use super::packet::{Codec, Outgoing};
 use super::recovery::Track;
 use super::room_names::IntoRooms;
 use super::sender::Sender;
+use super::token::Shown;
 use crate::cluster::StreamId;
 use crate::cluster::message::SocketInfo;
 use crate::engine::TransportKind;
@@ -61,6 +62,7 @@ pub(crate) struct Inner {
     outgoing: AtomicUsize,
     pub(super) inbox: Mutex<Inbox>,
     pending: Mutex<Pending>,
+    pub(super) token: Mutex<Shown>,
     /// The rooms at the moment of the disconnect, for `on_disconnecting`.
     pub(super) last_rooms: Mutex<Option<Vec<Str>>>,
 }
@@ -143,6 +145,7 @@ impl Socket {
             outgoing: AtomicUsize::new(0),
             inbox: Mutex::default(),
             pending: Mutex::default(),
+            token: Mutex::default(),
             last_rooms: Mutex::new(None),
         }))
     }
@@ -470,6 +473,7 @@ impl Socket {
         self.end_session(reason, place);
         self.0.connection.clean_up(&self.0.namespace);
         self.0.pending.lock().close();
+        self.forget_expiry();
         if was_connected {
             *self.0.last_rooms.lock() = rooms;
             self.0.namespace.metrics.sockets.dec();
@@ -543,7 +547,7 @@ impl Socket {
         let data = self.0.data.lock().clone();
         SocketInfo {
             id: self.0.id.clone(),
-            handshake: self.0.connection.handshake_json(&self.0.auth),
+            handshake: self.0.connection.handshake_json(&self.public_auth()),
             rooms: self.rooms(),
             data: if data.is_null() { serde_json::json!({}) } else { data },
         }

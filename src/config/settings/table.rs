@@ -329,6 +329,37 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "Bytes of each log that are remembered likewise."
     ),
+    secret_setting!(
+        "jwt-secret",
+        "TEXT",
+        jwt.secret,
+        "Asks clients for a token (JWT), signed by HS256 with this secret of at least 32 bytes."
+    ),
+    file_setting!("jwt-secret-file", jwt.secret_file, "The same, with the secret in a file."),
+    secret_setting!(
+        "jwt-jwks-url",
+        "URL",
+        jwt.jwks_url,
+        "Asks clients for a token, signed by RS256 or ES256 with a key of the JSON Web Key Set at this address."
+    ),
+    file_setting!("jwt-jwks-file", jwt.jwks_file, "The same, with the set in a file, read again as well."),
+    setting!("jwt-issuer", jwt.issuers, LIST, "", "Issuers (iss) whose tokens are taken."),
+    setting!("jwt-audience", jwt.audiences, LIST, "", "Audiences (aud), one of which tokens must name."),
+    setting!("jwt-leeway", jwt.leeway, DURATION, "", "How far clocks may be apart."),
+    setting!(
+        "jwt-bearer-header",
+        jwt.bearer_header,
+        SWITCH,
+        "",
+        "Is the token taken from Authorization: Bearer, too, where auth.token is missing?"
+    ),
+    setting!(
+        "jwt-end-at-expiry",
+        jwt.end_at_expiry,
+        SWITCH,
+        "",
+        "Is a connection closed when its token expires?"
+    ),
     setting!(
         "webtransport-keep-alive",
         webtransport.keep_alive,
@@ -505,53 +536,35 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "How long a shutdown spreads the closing of the sessions over, while there are other nodes."
     ),
-    Setting {
-        name: "redis-url",
-        placeholder: "URL",
-        node: "",
-        secret: true,
-        about: "Redis or Valkey of a cluster: redis://, rediss://, redis-sentinel://, redis-cluster://.",
-        read: |config, text| {
-            config.redis.url = some_text(text);
-            Ok(())
-        },
-        show: |config| config.redis.url.clone().unwrap_or_default(),
-    },
-    Setting {
-        name: "redis-password",
-        placeholder: "TEXT",
-        node: "",
-        secret: true,
-        about: "Password for Redis; wins over the one in the URL.",
-        read: |config, text| {
-            config.redis.password = some_text(text);
-            Ok(())
-        },
-        show: |config| config.redis.password.clone().unwrap_or_default(),
-    },
-    Setting {
-        name: "redis-sentinel-password",
-        placeholder: "TEXT",
-        node: "",
-        secret: true,
-        about: "Password for the Sentinels; wins over sentinelPassword in the URL.",
-        read: |config, text| {
-            config.redis.sentinel_password = some_text(text);
-            Ok(())
-        },
-        show: |config| config.redis.sentinel_password.clone().unwrap_or_default(),
-    },
-    redis_file_setting!(
+    secret_setting!(
+        "redis-url",
+        "URL",
+        redis.url,
+        "Redis or Valkey of a cluster: redis://, rediss://, redis-sentinel://, redis-cluster://."
+    ),
+    secret_setting!(
+        "redis-password",
+        "TEXT",
+        redis.password,
+        "Password for Redis; wins over the one in the URL."
+    ),
+    secret_setting!(
+        "redis-sentinel-password",
+        "TEXT",
+        redis.sentinel_password,
+        "Password for the Sentinels; wins over sentinelPassword in the URL."
+    ),
+    file_setting!(
         "redis-ca",
-        ca,
+        redis.ca,
         "PEM file of the authorities that sign the certificates of Redis; without it, the system's."
     ),
-    redis_file_setting!(
+    file_setting!(
         "redis-cert",
-        cert,
+        redis.cert,
         "PEM file of the certificate for a Redis that asks its clients for one."
     ),
-    redis_file_setting!("redis-key", key, "PEM file of the private key of redis-cert."),
+    file_setting!("redis-key", redis.key, "PEM file of the private key of redis-cert."),
     setting!(
         "redis-stream-name",
         redis.stream_name,
