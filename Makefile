@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback image-test rollout fuzz
+.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback image-test rollout fuzz siege audit
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
@@ -16,6 +16,8 @@ help:
 	@echo "make image-test  the Dockerfile, built without a registry (root; installs buildah)"
 	@echo "make rollout deploys, crashes and cuts under load, Node's and ours: the tables of docs/recovery.md"
 	@echo "make fuzz    every decoder, SECONDS=60 each; TARGET=socketio_json only one (docs/fuzzing.md)"
+	@echo "make siege   attacks on the release binary under normal traffic (SIEGE=quick, UPDATE_DOCS=1; docs/siege.md)"
+	@echo "make audit   known vulnerabilities in dependencies (needs RustSec's database from GitHub)"
 	@echo "make check   formatting, lints, docs, licences"
 	@echo "make bench   servers side by side; writes docs/benchmark.md (BENCH=quick: minutes, writes nothing)"
 	@echo "PORT=8080 make run takes another port; the other settings are in docs/configuration.md"
@@ -95,6 +97,15 @@ rollout: tests/interop/node_modules/.installed
 SECONDS ?= 60
 fuzz:
 	scripts/fuzz $(SECONDS) $(TARGET)
+
+# every attack against the release binary, under the traffic of official clients; ATTACKS="junk-udp ..." only these
+siege: frontend tests/interop/node_modules/.installed
+	$(CARGO) build --release --bin quicket
+	cd bench && $(CARGO) build --release -p quicket-siege
+	cd tests/interop && ulimit -n $$(ulimit -Hn) && node siege.mjs $(ATTACKS)
+
+audit:
+	scripts/cargo-deny advisories
 
 # --- static checks
 

@@ -1,0 +1,81 @@
+// The normal clients: official ones, who draw on one board and ask for the time of a round trip.
+import { io } from "socket.io-client";
+
+const WEBSOCKETS = 20;
+const POLLERS = 10;
+/** Each asks so often, in milliseconds. */
+const PACE = 200;
+/** An answer that takes longer is an error. */
+const PATIENCE = 10_000;
+
+export class Traffic {
+  #sockets = [];
+  #timers = [];
+  #samples = [];
+  #ended = false;
+  errors = [];
+  /** Strokes drawn, and how many of the others have seen one. */
+  drawn = 0;
+  seen = 0;
+
+  /** Lets them in; they talk until `stop`. `draws`: strokes a second, `points` numbers in each. */
+  async start(url, { draws = 10, points = 8 }) {
+    for (let index = 0; index < WEBSOCKETS + POLLERS; index++) {
+      const transports = [index < WEBSOCKETS ? "websocket" : "polling"];
+      const socket = io(url, { transports, auth: { board: "lobby" }, forceNew: true, rejectUnauthorized: false });
+      this.#sockets.push(socket);
+      await new Promise((resolve, reject) => {
+        socket.once("connect", resolve);
+        socket.once("connect_error", reject);
+      });
+      for (const event of ["connect_error", "disconnect"]) {
+        socket.on(event, (why) => this.#failed(`${transports[0]} ${event}: ${why.message ?? why}`));
+      }
+      socket.on("draw", () => this.seen++);
+      // spread over the pace, so that they do not ask in step
+      await new Promise((resolve) => setTimeout(resolve, PACE / (WEBSOCKETS + POLLERS)));
+      this.#timers.push(setInterval(() => this.#ask(socket), PACE));
+    }
+    let stroke = 0;
+    this.#timers.push(
+      setInterval(() => {
+        const p = Array.from({ length: points }, (_, at) => (stroke * 7 + at * 13) % 1000);
+        const chunk = { s: `s${stroke++}`, i: 0, p, style: { c: "red", w: 2, k: 2 } };
+        this.drawn++;
+        this.#sockets[stroke % WEBSOCKETS].timeout(PATIENCE).emit("draw", chunk, (error, answer) => {
+          if (error || answer?.have !== points) this.#failed(`draw: ${error ?? JSON.stringify(answer)}`);
+        });
+      }, 1000 / draws),
+    );
+  }
+
+  #failed(what) {
+    if (!this.#ended) this.errors.push(what);
+  }
+
+  #ask(socket) {
+    const begin = performance.now();
+    socket.timeout(PATIENCE).emit("rtt", (error) => {
+      if (error) this.#failed(`rtt: ${error.message}`);
+      else this.#samples.push(performance.now() - begin);
+    });
+  }
+
+  /** Round trips since the last call: how many, and their median and 99th percentile in milliseconds. */
+  take() {
+    const all = this.#samples.sort((a, b) => a - b);
+    this.#samples = [];
+    const at = (share) => all[Math.min(all.length - 1, Math.floor(all.length * share))] ?? NaN;
+    return { samples: all.length, p50: at(0.5), p99: at(0.99), max: at(1) };
+  }
+
+  stop() {
+    this.#ended = true;
+    this.#timers.forEach(clearInterval);
+    this.#sockets.forEach((socket) => socket.disconnect());
+  }
+
+  get clients() {
+    return WEBSOCKETS + POLLERS;
+  }
+}

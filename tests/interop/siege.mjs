@@ -1,0 +1,171 @@
+// `make siege`: each attack of bench/siege against the release binary, under the traffic of official clients.
+// Names of attacks as arguments run only those; SIEGE=quick makes each short; UPDATE_DOCS=1 writes the table
+// and docs/siege.json.
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFile, writeFile } from "node:fs/promises";
+import { cpus, loadavg } from "node:os";
+import { fileURLToPath } from "node:url";
+import { startServer } from "./lib/siege/server.mjs";
+import { Traffic } from "./lib/siege/traffic.mjs";
+
+const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
+const BINARY = process.env.QUICKET ?? path("../../target/release/quicket");
+const ATTACKER = process.env.SIEGE_ATTACK ?? path("../../bench/target/release/siege-attack");
+const quick = process.env.SIEGE === "quick";
+/** Seconds of quiet that are measured, and of the attack. */
+const [QUIET, ATTACK] = quick ? [2, 3] : [6, 8];
+/** Seconds within which resources have to be back. */
+const BACK = 60;
+const MIB = 2 ** 20;
+/** Memory is back when it is within a tenth of what it was, or within this: a fresh server has so little that a
+ * tenth of it is the width of a table that has grown once. */
+const SLACK = 8 * MIB;
+
+/** What an attack needs of the server, or of the normal clients, beyond the usual. */
+const SPECIAL = {
+  "half-open-tls": { tls: true },
+  "compression-bombs": { flags: ["--per-message-deflate", "1024"] },
+  "slow-readers-websocket": { draws: 20, points: 40 },
+  "slow-readers-polling": { draws: 20, points: 40 },
+  "slow-readers-webtransport": { draws: 20, points: 40 },
+};
+
+const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+
+/** Takes the most that is seen until it is asked. */
+function watch(server) {
+  const peak = { resident: 0, descriptors: 0 };
+  const look = () => {
+    const now = server.usage();
+    for (const name of Object.keys(peak)) peak[name] = Math.max(peak[name], now[name]);
+  };
+  const timer = setInterval(look, 100);
+  return () => {
+    clearInterval(timer);
+    return peak;
+  };
+}
+
+async function attack(name, server) {
+  // the lowest priority: in the field attackers bring processors of their own
+  const args = ["-n", "19", ATTACKER, name, "--server", `127.0.0.1:${server.port}`, "--seconds", String(ATTACK)];
+  const child = spawn("nice", args, { stdio: ["ignore", "pipe", "inherit"] });
+  let output = "";
+  child.stdout.on("data", (data) => (output += data));
+  const [code] = await once(child, "close");
+  if (code !== 0) throw new Error(`${name}: the attackers ended with ${code}`);
+  return JSON.parse(output);
+}
+
+/** Seconds until memory, descriptors and sessions are as they were; undefined if they were not in time. */
+async function untilBack(server, before, clients) {
+  const begin = performance.now();
+  const seconds = () => (performance.now() - begin) / 1000;
+  let memory, descriptors, sessions;
+  do {
+    const now = server.usage();
+    const { quicket_sessions } = await server.metrics("quicket_sessions");
+    if (now.resident <= Math.max(before.resident * 1.1, before.resident + SLACK)) memory ??= seconds();
+    else memory = undefined;
+    // polls come and go, so the number of descriptors of the normal clients is not the same at all times
+    if (now.descriptors <= before.descriptors + clients) descriptors ??= seconds();
+    if (quicket_sessions <= clients) sessions ??= seconds();
+    if (memory !== undefined && descriptors !== undefined && sessions !== undefined) break;
+    await sleep(0.25);
+  } while (seconds() < BACK);
+  return { memory, descriptors, sessions, after: server.usage() };
+}
+
+async function siege({ name, title, unit }) {
+  const special = SPECIAL[name] ?? {};
+  const server = await startServer(BINARY, special);
+  const traffic = new Traffic();
+  try {
+    await traffic.start(server.url, special);
+    await sleep(1);
+    traffic.take();
+    const quiet = watch(server);
+    await sleep(QUIET);
+    const before = { ...quiet(), ...traffic.take() };
+    const cpu = server.usage().cpu;
+    const attacked = watch(server);
+    const { done, refused } = await attack(name, server);
+    const during = { ...attacked(), ...traffic.take(), cpu: (server.usage().cpu - cpu) / ATTACK };
+    const back = await untilBack(server, before, traffic.clients);
+    const later = { ...back, ...traffic.take() };
+    return { name, title, unit, done, refused, before, during, after: later, errors: traffic.errors };
+  } finally {
+    traffic.stop();
+    const { code } = await server.stop();
+    if (code !== 0) traffic.errors.push(`the server ended with ${code}: ${server.log.slice(-5).join(" / ")}`);
+  }
+}
+
+/** What a result misses of what issue 8 wants. */
+function misses({ before, during, after, errors }) {
+  const missed = [];
+  if (errors.length > 0) missed.push(`${errors.length} errors`);
+  if (during.p99 > 2 * before.p99) missed.push(`p99 ${(during.p99 / before.p99).toFixed(1)} times`);
+  for (const what of ["memory", "descriptors", "sessions"]) {
+    if (after[what] === undefined) missed.push(`${what} not back`);
+  }
+  return missed;
+}
+
+function row(result) {
+  const { title, unit, done, refused, before, during, after, errors } = result;
+  const mib = (bytes) => (bytes / MIB).toFixed(0);
+  const ms = (value) => value.toFixed(1);
+  const seconds = (value) => (value === undefined ? `> ${BACK} s` : `${value.toFixed(0)} s`);
+  const count = done.toLocaleString("en") + (refused > 0 ? ` (${refused.toLocaleString("en")} refused)` : "");
+  return [
+    title,
+    `${count} ${unit}`,
+    `${mib(before.resident)} / ${mib(during.resident)} / ${mib(after.after.resident)}`,
+    `${ms(before.p99)} / ${ms(during.p99)}`,
+    `${(during.cpu * 100).toFixed(0)} %`,
+    errors.length,
+    [after.memory, after.descriptors, after.sessions].map(seconds).join(", "),
+    misses(result).join(", ") || "none",
+  ];
+}
+
+const HEAD = [
+  "attack",
+  `in ${ATTACK} s`,
+  "MiB before / peak / after",
+  "p99 in ms before / during",
+  "server's CPU",
+  "errors",
+  "memory, descriptors, sessions back after",
+  "misses",
+];
+
+const all = JSON.parse(execFileSync(ATTACKER, ["list"], { encoding: "utf8" }));
+const wanted = process.argv.slice(2);
+const unknown = wanted.filter((name) => !all.some((attack) => attack.name === name));
+if (unknown.length > 0) throw new Error(`no such attack: ${unknown}; there are ${all.map(({ name }) => name).join(", ")}`);
+const results = [];
+const begin = performance.now();
+for (const one of all.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
+  const result = await siege(one);
+  results.push(result);
+  console.log(`${one.name}: ${row(result).slice(1).join(" | ")}`);
+  for (const error of new Set(result.errors.slice(0, 5))) console.log(`    ${error}`);
+}
+const table = [HEAD, HEAD.map(() => "---"), ...results.map(row)];
+const lines = table.map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+const minutes = (performance.now() - begin) / 60_000;
+const machine = `${cpus().length} cores (${cpus()[0].model}), load ${loadavg()[0].toFixed(1)} at the end`;
+console.log(`\n${lines}\n\n${minutes.toFixed(1)} minutes on ${machine}`);
+if (process.env.UPDATE_DOCS && wanted.length === 0 && !quick) {
+  const docs = new URL("../../docs/siege.md", import.meta.url);
+  const when = `Measured ${new Date().toISOString().slice(0, 10)} on ${machine}, in ${minutes.toFixed(0)} minutes.`;
+  const text = await readFile(docs, "utf8");
+  const pattern = /(<!-- siege table -->\n)[^]*?(<!-- end -->)/;
+  if (!pattern.test(text)) throw new Error("docs/siege.md has no place for the table");
+  await writeFile(docs, text.replace(pattern, (_, first, last) => `${first}${when}\n\n${lines}\n${last}`));
+  await writeFile(new URL("../../docs/siege.json", import.meta.url), `${JSON.stringify({ machine, results }, null, 1)}\n`);
+}
+process.exitCode = results.some((result) => misses(result).length > 0) ? 1 : 0;
