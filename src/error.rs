@@ -454,3 +454,15 @@ pub enum ServeError {
     #[error("certificate: {0}")]
     Certificate(String),
 }
+
+/// Why [`Redis`](crate::Redis) did not do something.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedisError {
+    /// It is not there, or does not answer. Whether it has done it is not known.
+    #[error("Redis: {0}")]
+    Unavailable(String),
+    /// It said no: out of memory, no permission, an error of the script.
+    #[error("Redis refuses: {0}")]
+    Refused(String),
+}

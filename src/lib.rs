@@ -53,16 +53,17 @@ pub mod fuzzing;
 mod metrics;
 mod time;
 
+pub use self::cluster::redis::Redis;
 pub use self::config::Config;
 pub use self::engine::TransportKind;
 pub use self::engine::handshake::{Handshake, HandshakeError, Refusal};
 pub use self::engine::packet::{Message, Str};
 pub use self::error::{
     AckError, CloseReason, ConfigError, DataError, EmitError, LinkError, PeerMisbehaved,
-    ServeError, TokenError,
+    RedisError, ServeError, TokenError,
 };
 pub use self::jwt::{Claims, Jwt};
-pub use self::metrics::Metrics;
+pub use self::metrics::{AppCounter, AppGauge, Metrics};
 pub use self::server::{
     Builder, EngineServer, EngineSocket, ForEngine, ForSocketIo, Server, raise_descriptor_limit,
 };

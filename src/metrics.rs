@@ -4,6 +4,7 @@
 //! can make new time series. Counting costs one atomic addition: the counter behind each label is
 //! looked up once, at the start, which also makes every series visible from zero.
 
+mod application;
 mod bus;
 mod certificates;
 mod descriptors;
@@ -11,12 +12,14 @@ mod descriptors;
 use std::fmt;
 use std::marker::PhantomData;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+pub use self::application::{Counter as AppCounter, Gauge as AppGauge};
 pub(crate) use self::bus::BusMetrics;
 use self::certificates::CertificateMetrics;
 pub(crate) use self::descriptors::DescriptorMetrics;
@@ -28,7 +31,7 @@ use crate::error::{CloseReason, NotRecovered, PeerMisbehaved, TokenError};
 
 /// The counters and gauges of one server.
 pub struct Metrics {
-    registry: Registry,
+    registry: Mutex<Registry>,
     /// Sessions that are open now, by the transport that carries them.
     sessions: By<TransportKind, Gauge>,
     sessions_opened: By<TransportKind, Counter>,
@@ -149,14 +152,14 @@ impl Metrics {
             phase: gauge(r, "phase", "0 serves, 1 unwelcoming, 2 closes its sessions, 3 closed"),
             sessions_drained: counter(r, "sessions_drained", "Sessions closed by the shutdown"),
             bus: BusMetrics::register(r),
-            registry,
+            registry: Mutex::new(registry),
         }
     }
 
     /// All of it as text; see [`Metrics::CONTENT_TYPE`].
     pub fn render(&self) -> String {
         let mut out = String::new();
-        text::encode(&mut out, &self.registry).expect("a String takes everything");
+        text::encode(&mut out, &self.registry.lock()).expect("a String takes everything");
         out
     }
 

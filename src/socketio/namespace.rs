@@ -461,7 +461,7 @@ impl Replica for Inner {
         match message {
             Message::Broadcast { args, target, flags } => {
                 if at.way != Way::Echo {
-                    self.tap.tell(args, target);
+                    self.tap.tell(at, args, target);
                 }
                 self.fan_out(at, args, target, *flags);
             }

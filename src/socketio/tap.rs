@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 
 use super::namespace::Namespace;
+use crate::cluster::history::{At, Way};
 use crate::cluster::message::Target;
 use crate::engine::packet::Str;
 use crate::socketio::packet::Args;
 
 /// One broadcast, at the moment at which it reaches this node.
 pub struct Delivery<'a> {
+    at: &'a At,
     target: &'a Target,
     args: &'a Args,
 }
@@ -31,6 +33,18 @@ impl Delivery<'_> {
     /// Its arguments.
     pub fn args(&self) -> &Args {
         self.args
+    }
+
+    /// Was it broadcast by this node? Of all nodes that see it, one says yes: the one to act on it where
+    /// that is to happen once.
+    pub fn is_own(&self) -> bool {
+        self.at.way != Way::Foreign
+    }
+
+    /// Where it stands in the log, the same on every node: what comes later stands behind it. What a node
+    /// delivers ahead of the log, while Redis does not answer, stands where the log was then.
+    pub fn position(&self) -> (u64, u64) {
+        (self.at.offset.id.ms, self.at.offset.id.seq)
     }
 }
 
@@ -58,12 +72,12 @@ impl Tap {
         self.used.load(Ordering::Acquire)
     }
 
-    pub(super) fn tell(&self, args: &Args, target: &Target) {
+    pub(super) fn tell(&self, at: &At, args: &Args, target: &Target) {
         if self.is_used() {
             // a copy, so that no lock is held in the application's code
             let listeners = self.listeners.read().clone();
             for listener in listeners {
-                listener(&Delivery { target, args });
+                listener(&Delivery { at, target, args });
             }
         }
     }

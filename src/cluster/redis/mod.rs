@@ -11,6 +11,7 @@
 
 mod access;
 mod channels;
+mod client;
 mod epoch;
 mod feed;
 mod link;
@@ -31,6 +32,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::access::Access;
+pub use self::client::Redis;
 use self::feed::{Feed, Late, Read};
 use self::past::{Delivered, NODE_CHARS, bytes_of, origin_of, remembered, remembered_message};
 use self::requests::Requests;
