@@ -72,8 +72,9 @@ async fn run(config: Config) -> Result<usize, ServeError> {
     let webtransport = config.engine.transports.webtransport;
     let secure = config.tls.is_some() && config.listen.tls;
     let routes = app::page::routes(&config.engine.path);
+    let redis = config.redis.clone();
     let server = Server::builder().config(config).routes(routes).build().await?;
-    app::whiteboard::install(&server.of("/"));
+    let whiteboard = app::whiteboard::install(&server, &redis)?;
     let address = server.bind().await?;
     let scheme = if secure { "https" } else { "http" };
     tracing::info!("the whiteboard is at {scheme}://localhost:{}", address.port());
@@ -82,6 +83,7 @@ async fn run(config: Config) -> Result<usize, ServeError> {
     }
     tokio::spawn(wait_for_signals(server.clone()));
     let left = server.serve().await?;
+    whiteboard.finish().await;
     tracing::info!("stopped");
     Ok(left)
 }

@@ -14,11 +14,13 @@
 //!
 //! Draws and erasures go through the cluster's ordered log. Every node sees them there
 //! ([`Namespace::on_broadcast`]) and folds them into its own copy of the boards, which is what latecomers
-//! get. A node to which a board is new asks the others. Cursors and counts do not need that: they take
-//! the ephemeral way, at a bounded rate.
+//! get. A node to which a board is new asks the others, and Redis if they do not know it (`store`); what is
+//! acknowledged is stored there. Cursors and counts do not need that: they take the ephemeral way, at a
+//! bounded rate.
 
 mod board;
 mod people;
+mod store;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,12 +28,15 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
-use quicket::{Ack, Delivery, EmitError, Namespace, ServerAck, Socket};
+use quicket::config::RedisConfig;
+use quicket::{Ack, Delivery, EmitError, Namespace, Redis, ServeError, Server, ServerAck, Socket};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 
-use self::board::{Boards, Change, Chunk, Erasure, Snapshot};
+use self::board::{Boards, Change, Chunk, Erasure, Event, Snapshot};
 use self::people::People;
+use self::store::Store;
 
 /// The board of those who name none.
 const LOBBY: &str = "lobby";
@@ -44,12 +49,28 @@ const STROKES_UNDER_WAY: usize = 64;
 const ROOM: &str = "board:";
 const ASK: &str = "whiteboard:board";
 
-/// Puts the whiteboard on a namespace.
-pub(crate) fn install(namespace: &Namespace) {
+/// The whiteboard, for the process.
+pub(crate) struct Whiteboard(Arc<App>);
+
+/// Puts the whiteboard on the main namespace. With Redis its boards outlive the nodes.
+///
+/// # Errors
+/// [`ServeError::Bus`] if Redis' address, or a file, cannot be used.
+pub(crate) fn install(server: &Server, redis: &RedisConfig) -> Result<Whiteboard, ServeError> {
+    let namespace = server.of("/");
+    let client = Redis::new(redis)?;
+    let boards = if client.is_some() { Boards::kept() } else { Boards::default() };
+    let boards = Arc::new(Mutex::new(boards));
+    let start = |client| {
+        let metrics = server.metrics();
+        Store::start(client, &redis.stream_name, boards.clone(), &namespace, metrics)
+    };
     let app = Arc::new(App {
         namespace: namespace.clone(),
-        boards: Mutex::default(),
-        people: People::start(namespace),
+        store: client.map(start),
+        boards,
+        completed: watch::Sender::new(()),
+        people: People::start(&namespace),
     });
     namespace.middleware(async |socket: Socket, _| Seat::of(&socket).map(drop));
     let this = app.clone();
@@ -59,16 +80,31 @@ pub(crate) fn install(namespace: &Namespace) {
         let known = this.known(&name);
         async move { ack.send(&known) }
     });
+    let this = app.clone();
     namespace.on_connect(move |socket| {
-        let app = app.clone();
+        let app = this.clone();
         async move { app.seat(socket).await }
     });
+    Ok(Whiteboard(app))
+}
+
+impl Whiteboard {
+    /// Stores what is not stored yet; takes no longer than about a second.
+    pub(crate) async fn finish(&self) {
+        if let Some(store) = &self.0.store {
+            store.finish().await;
+        }
+    }
 }
 
 struct App {
     namespace: Namespace,
     /// Held for moments only, and never while something is emitted: the log is followed under it.
-    boards: Mutex<Boards>,
+    boards: Arc<Mutex<Boards>>,
+    /// Where boards outlive the nodes.
+    store: Option<Arc<Store>>,
+    /// A board is whole.
+    completed: watch::Sender<()>,
     people: People,
 }
 
@@ -151,7 +187,13 @@ impl App {
             _ => return,
         };
         match change {
-            Ok(change) => self.boards.lock().apply(name, change),
+            Ok(change) => {
+                let (at, is_own) = (delivery.position(), delivery.is_own());
+                self.boards.lock().apply(name, Event { change, at, is_own });
+                if let Some(store) = &self.store {
+                    store.hurry();
+                }
+            }
             Err(error) => tracing::warn!(%error, "another node sent a stroke that cannot be read"),
         }
     }
@@ -180,8 +222,12 @@ impl App {
         // Joined first, asked then: what comes in between is in both, and viewers can tell.
         socket.join(seat.room.as_str());
         self.complete(&seat.board).await;
-        let board = self.boards.lock().snapshot(&seat.board).unwrap_or_default();
+        let board = self.boards.lock().snapshot(&seat.board).unwrap_or_default().for_viewers();
         socket.emit("board", &Welcome { author: &seat.author, board }).await?;
+        if let Some(store) = &self.store {
+            self.boards.lock().verify_author(&seat.board, &seat.author);
+            store.hurry();
+        }
         self.people.enter(&seat.board, self.viewers(&seat.board));
         Ok(())
     }
@@ -192,10 +238,10 @@ impl App {
             let (app, seat) = (app.clone(), at.clone());
             async move { app.draw(socket, &seat, chunk, ack).await }
         });
-        let at = seat.clone();
+        let (app, at) = (self.clone(), seat.clone());
         socket.on("erase", move |socket: Socket, erasure: Erasure, ack: Ack| {
-            let seat = at.clone();
-            async move { erase(socket, &seat, erasure, ack).await }
+            let (app, seat) = (app.clone(), at.clone());
+            async move { app.erase(socket, &seat, erasure, ack).await }
         });
         let (app, at) = (self.clone(), seat.clone());
         socket.on("cursor", move |socket: Socket, cursor: Option<people::Cursor>| {
@@ -209,14 +255,30 @@ impl App {
         self.boards.lock().viewers(board)
     }
 
-    /// Asks the other nodes about a board that is new here.
-    async fn complete(&self, name: &str) {
-        if !self.boards.lock().is_incomplete(name) {
-            return;
+    /// Asks about a board that is new here, once for all who come to it.
+    async fn complete(self: &Arc<Self>, name: &str) {
+        let mut completed = self.completed.subscribe();
+        if let Some(claim) = self.boards.lock().claim(name) {
+            // a task of its own: who came first may be gone before the answer is there
+            tokio::spawn(self.clone().ask(name.to_owned(), claim));
         }
-        let answers = self.namespace.server_side_emit_with_ack(ASK, name).await;
+        // it is never closed
+        let _ = completed.wait_for(|()| !self.boards.lock().is_incomplete(name)).await;
+    }
+
+    /// The other nodes first: they know what is not stored yet.
+    async fn ask(self: Arc<Self>, name: String, claim: String) {
+        let answers = self.namespace.server_side_emit_with_ack(ASK, &name).await;
         // Whoever did not answer has less to say than the people who wait.
-        self.boards.lock().complete(name, answers.received);
+        let known: Vec<Snapshot> = answers.received;
+        let is_whole = known.iter().any(|snapshot| snapshot.is_whole);
+        let stored = match &self.store {
+            // a board that Redis does not tell of now gets it later
+            Some(store) if !is_whole => store.load(&name).await.ok(),
+            _ => None,
+        };
+        self.boards.lock().complete(&name, &claim, known, stored);
+        self.completed.send_replace(());
     }
 
     async fn draw(
@@ -239,15 +301,48 @@ impl App {
         let length = chunk.i + chunk.p.len();
         socket.to(seat.room.as_str()).emit("draw", &chunk).await?;
         seat.publish(&chunk.s, length);
-        ack.send(&Answer::Have(length.max(known)))
+        let (board, key) = (seat.board.clone(), (chunk.a, chunk.s));
+        let is_stored = move |boards: &Boards| boards.is_drawing_kept(&board, &key, length);
+        self.answer(ack, is_stored, Answer::Have(length.max(known)))
     }
-}
 
-async fn erase(socket: Socket, seat: &Seat, erasure: Erasure, ack: Ack) -> Result<(), Failure> {
-    erasure.check().map_err(Failure::Refused)?;
-    let erasure = Erasure { a: seat.author.clone(), ..erasure };
-    socket.to(seat.room.as_str()).emit("erase", &erasure).await?;
-    Ok(ack.send(&())?)
+    async fn erase(
+        &self,
+        socket: Socket,
+        seat: &Seat,
+        erasure: Erasure,
+        ack: Ack,
+    ) -> Result<(), Failure> {
+        erasure.check().map_err(Failure::Refused)?;
+        let erasure = Erasure { a: seat.author.clone(), ..erasure };
+        socket.to(seat.room.as_str()).emit("erase", &erasure).await?;
+        let Erasure { a, s } = erasure;
+        let board = seat.board.clone();
+        let keys: Vec<_> = s.into_iter().map(|name| (a.clone(), name)).collect();
+        let is_stored = move |boards: &Boards| boards.is_erasure_kept(&board, &keys);
+        Ok(self.answer(ack, is_stored, ())?)
+    }
+
+    /// Answers when what was asked for is stored, while the next event is handled already.
+    fn answer<T: Serialize + Send + 'static>(
+        &self,
+        ack: Ack,
+        is_stored: impl Fn(&Boards) -> bool + Send + Sync + 'static,
+        answer: T,
+    ) -> Result<(), EmitError> {
+        match &self.store {
+            Some(store) if ack.is_wanted() => {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    store.until(is_stored).await;
+                    // who has left wants no answer
+                    let _ = ack.send(&answer);
+                });
+                Ok(())
+            }
+            _ => ack.send(&answer),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,14 @@
 //! What has been drawn: boards as values, no I/O. Every node folds the same ordered log of events into
 //! them, and viewers do the same, so what a latecomer is shown continues without a gap or a repetition.
 
+mod ledger;
+
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
+
+use self::ledger::Ledger;
+pub(super) use self::ledger::{Batch, Op, Outcome};
 
 /// Boards that one node keeps. Those that nobody looks at go first, the one left longest ago before all.
 pub(super) const MAX_BOARDS: usize = 200;
@@ -67,13 +72,37 @@ pub(super) enum Change {
     Erase(Erasure),
 }
 
+/// Where something stands in the log: the same on every node.
+pub(super) type Position = (u64, u64);
+
+/// A change as the log brings it.
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    pub(super) change: Change,
+    pub(super) at: Position,
+    /// Did this node broadcast it? Then it is this node that stores it.
+    pub(super) is_own: bool,
+}
+
 /// A whole stroke, as latecomers and other nodes get it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Stroke {
-    a: String,
-    s: String,
-    style: Style,
-    p: Vec<i32>,
+    pub(super) a: String,
+    pub(super) s: String,
+    pub(super) style: Style,
+    pub(super) p: Vec<i32>,
+    /// Where it was begun; strokes lie upon each other in that order.
+    #[serde(skip)]
+    pub(super) at: Position,
+    /// How many of its numbers the store has, as far as this node knows.
+    #[serde(skip)]
+    stored: usize,
+    /// May this node have stored some of it?
+    #[serde(skip)]
+    is_tried: bool,
+    /// May others have?
+    #[serde(skip)]
+    is_of_others: bool,
 }
 
 /// A board as it is now.
@@ -83,6 +112,38 @@ pub(super) struct Snapshot {
     pub(super) epoch: String,
     /// Oldest first.
     pub(super) strokes: Vec<Stroke>,
+    /// Of each stroke, for other nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) at: Vec<Position>,
+    /// For other nodes: is it all that there is, so that the store need not be asked?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_whole: bool,
+}
+
+impl Stroke {
+    /// One that is begun nowhere yet.
+    pub(super) fn new(author: &str, name: &str, style: Style, p: Vec<i32>) -> Self {
+        Self { a: author.to_owned(), s: name.to_owned(), style, p, ..Self::default() }
+    }
+
+    /// Could it have been drawn?
+    pub(super) fn is_fit(&self) -> bool {
+        let chunk = Chunk { s: self.s.clone(), p: self.p.clone(), ..Chunk::default() };
+        Chunk { style: Some(self.style.clone()), ..chunk }.check().is_ok()
+    }
+}
+
+impl From<Stroke> for Chunk {
+    fn from(Stroke { a, s, style, p, .. }: Stroke) -> Self {
+        Self { a, s, i: 0, p, style: Some(style) }
+    }
+}
+
+impl Snapshot {
+    /// As a viewer gets it.
+    pub(super) fn for_viewers(self) -> Self {
+        Self { at: Vec::new(), is_whole: false, ..self }
+    }
 }
 
 impl Chunk {
@@ -138,25 +199,31 @@ fn check_id(id: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Where a stroke lies: first by the log, then by its coming here.
+type Place = (Position, u64);
+
 /// One board.
 #[derive(Debug)]
 struct Board {
     epoch: String,
-    /// In the order in which they were begun.
-    strokes: BTreeMap<u64, Stroke>,
+    strokes: BTreeMap<Place, Stroke>,
     /// Author, then name: the key in `strokes`.
-    places: HashMap<String, HashMap<String, u64>>,
+    places: HashMap<String, HashMap<String, Place>>,
     next: u64,
     numbers: usize,
     /// What happened since the other nodes were asked; `None` once they have answered.
-    waiting: Option<Vec<Change>>,
+    waiting: Option<Vec<Event>>,
+    /// Is somebody asking?
+    is_claimed: bool,
+    /// What is to be stored, where there is a store.
+    ledger: Option<Ledger>,
     viewers: usize,
     /// When it was last left, counted in leavings.
     left: u64,
 }
 
 impl Board {
-    fn new(epoch: String) -> Self {
+    fn new(epoch: String, ledger: Option<Ledger>) -> Self {
         Self {
             epoch,
             strokes: BTreeMap::new(),
@@ -164,27 +231,33 @@ impl Board {
             next: 0,
             numbers: 0,
             waiting: Some(Vec::new()),
+            is_claimed: false,
+            ledger,
             viewers: 0,
             left: 0,
         }
     }
 
-    fn place(&self, author: &str, stroke: &str) -> Option<u64> {
+    fn place(&self, author: &str, stroke: &str) -> Option<Place> {
         self.places.get(author)?.get(stroke).copied()
     }
 
-    fn len(&self, author: &str, stroke: &str) -> usize {
-        let place = self.place(author, stroke);
-        place.and_then(|place| self.strokes.get(&place)).map_or(0, |stroke| stroke.p.len())
+    fn stroke(&self, author: &str, stroke: &str) -> Option<&Stroke> {
+        self.strokes.get(&self.place(author, stroke)?)
     }
 
-    fn apply(&mut self, change: Change) {
+    fn len(&self, author: &str, stroke: &str) -> usize {
+        self.stroke(author, stroke).map_or(0, |stroke| stroke.p.len())
+    }
+
+    fn apply(&mut self, Event { change, at, is_own }: Event) {
         match change {
-            Change::Draw(chunk) => self.draw(chunk),
+            Change::Draw(chunk) => self.draw(chunk, at, is_own),
             Change::Erase(Erasure { a, s }) => {
                 for stroke in s {
-                    if let Some(place) = self.place(&a, &stroke) {
-                        self.forget(place);
+                    let gone = self.place(&a, &stroke).and_then(|place| self.forget(place));
+                    if let Some(ledger) = &mut self.ledger {
+                        ledger.erased((a.clone(), stroke), gone.as_ref(), is_own);
                     }
                 }
             }
@@ -193,21 +266,29 @@ impl Board {
 
     /// What is known already is not drawn again; what leaves a gap is not drawn at all, for its author
     /// sends it again from where we are.
-    fn draw(&mut self, chunk: Chunk) {
+    fn draw(&mut self, chunk: Chunk, at: Position, is_own: bool) {
+        let key = (chunk.a.clone(), chunk.s.clone());
         if let Some(place) = self.place(&chunk.a, &chunk.s) {
             let Some(stroke) = self.strokes.get_mut(&place) else { return };
             let Some(known) = stroke.p.len().checked_sub(chunk.i) else { return };
             let more = chunk.p.get(known..).unwrap_or_default();
             self.numbers += more.len();
             stroke.p.extend_from_slice(more);
+            stroke.is_of_others |= !is_own;
         } else if let (0, Some(style)) = (chunk.i, chunk.style) {
-            self.insert(Stroke { a: chunk.a, s: chunk.s, style, p: chunk.p });
+            let stroke = Stroke::new(&chunk.a, &chunk.s, style, chunk.p);
+            self.insert(Stroke { at, is_of_others: !is_own, ..stroke });
+        } else {
+            return;
         }
-        self.trim();
+        if is_own && let Some(ledger) = &mut self.ledger {
+            ledger.drawn(key);
+        }
+        self.trim(is_own);
     }
 
     fn insert(&mut self, stroke: Stroke) {
-        let place = self.next;
+        let place = (stroke.at, self.next);
         self.next += 1;
         self.numbers += stroke.p.len();
         let of_author = self.places.entry(stroke.a.clone()).or_default();
@@ -215,8 +296,8 @@ impl Board {
         self.strokes.insert(place, stroke);
     }
 
-    fn forget(&mut self, place: u64) {
-        let Some(stroke) = self.strokes.remove(&place) else { return };
+    fn forget(&mut self, place: Place) -> Option<Stroke> {
+        let stroke = self.strokes.remove(&place)?;
         self.numbers -= stroke.p.len();
         if let Some(of_author) = self.places.get_mut(&stroke.a) {
             of_author.remove(&stroke.s);
@@ -224,30 +305,42 @@ impl Board {
                 self.places.remove(&stroke.a);
             }
         }
+        Some(stroke)
     }
 
-    fn trim(&mut self) {
+    /// `is_own`: this node removes from the store what goes.
+    fn trim(&mut self, is_own: bool) {
         while self.strokes.len() > MAX_STROKES || self.numbers > MAX_NUMBERS {
             let Some((&oldest, _)) = self.strokes.first_key_value() else { return };
-            self.forget(oldest);
+            let gone = self.forget(oldest);
+            if let (Some(ledger), Some(gone)) = (&mut self.ledger, gone) {
+                ledger.erased((gone.a.clone(), gone.s.clone()), Some(&gone), is_own);
+            }
         }
     }
 
-    /// Takes over what another node has; the longer of two equal strokes is the newer one.
-    fn adopt(&mut self, snapshot: Snapshot) {
+    /// Takes over what another node, or the store, has; the longer of two equal strokes is the newer one. Gives
+    /// what was new here.
+    fn adopt(&mut self, snapshot: Snapshot, is_stored: bool) -> Vec<Stroke> {
         if self.strokes.is_empty() && !snapshot.epoch.is_empty() {
             self.epoch = snapshot.epoch;
         }
-        for stroke in snapshot.strokes {
-            if self.len(&stroke.a, &stroke.s) >= stroke.p.len() {
+        let mut adopted = Vec::new();
+        let places = snapshot.at.into_iter().chain(std::iter::repeat((0, 0)));
+        for (stroke, at) in snapshot.strokes.into_iter().zip(places) {
+            let is_erased = self.ledger.as_ref().is_some_and(|l| l.is_erased(&stroke.a, &stroke.s));
+            if is_erased || self.len(&stroke.a, &stroke.s) >= stroke.p.len() {
                 continue;
             }
             if let Some(place) = self.place(&stroke.a, &stroke.s) {
                 self.forget(place);
             }
-            self.insert(stroke);
+            let stored = if is_stored { stroke.p.len() } else { 0 };
+            adopted.push(stroke.clone());
+            self.insert(Stroke { at, stored, is_of_others: true, ..stroke });
         }
-        self.trim();
+        self.trim(is_stored);
+        adopted
     }
 }
 
@@ -256,9 +349,20 @@ impl Board {
 pub(super) struct Boards {
     boards: HashMap<String, Board>,
     leavings: u64,
+    /// Is there a store?
+    is_kept: bool,
+    /// Batches made so far.
+    turn: u64,
+    /// Changes that the store will never be told of: it was away for too long.
+    unstored: u64,
 }
 
 impl Boards {
+    /// Boards that are to be stored.
+    pub(super) fn kept() -> Self {
+        Self { is_kept: true, ..Self::default() }
+    }
+
     /// Somebody comes to a board. `epoch` is for one that is new here.
     ///
     /// # Errors
@@ -266,7 +370,8 @@ impl Boards {
     pub(super) fn enter(&mut self, name: &str, epoch: String) -> Result<(), &'static str> {
         if !self.boards.contains_key(name) {
             self.make_room()?;
-            self.boards.insert(name.to_owned(), Board::new(epoch));
+            let ledger = self.is_kept.then(Ledger::default);
+            self.boards.insert(name.to_owned(), Board::new(epoch, ledger));
         }
         if let Some(board) = self.boards.get_mut(name) {
             board.viewers += 1;
@@ -279,9 +384,10 @@ impl Boards {
             return Ok(());
         }
         let unused = self.boards.iter().filter(|(_, board)| board.viewers == 0);
-        let oldest = unused.min_by_key(|(_, board)| board.left).map(|(name, _)| name.clone());
+        let oldest = unused.min_by_key(|(_, board)| (board.unstored() > 0, board.left));
+        let oldest = oldest.map(|(name, _)| name.clone());
         let oldest = oldest.ok_or("there are too many boards in use")?;
-        self.boards.remove(&oldest);
+        self.unstored += self.boards.remove(&oldest).map_or(0, |board| board.unstored() as u64);
         Ok(())
     }
 
@@ -301,16 +407,17 @@ impl Boards {
 
     /// Applies the next event of the log. Boards that nobody has opened here are not followed: the first
     /// to open one asks the other nodes.
-    pub(super) fn apply(&mut self, name: &str, change: Change) {
+    pub(super) fn apply(&mut self, name: &str, event: Event) {
         let Some(board) = self.boards.get_mut(name) else { return };
         match &mut board.waiting {
-            Some(waiting) if waiting.len() < MAX_WAITING => waiting.push(change),
+            Some(waiting) if waiting.len() < MAX_WAITING => waiting.push(event),
             // so long a wait means that nobody answers
             Some(_) => {
-                self.complete(name, Vec::new());
-                self.apply(name, change);
+                let claim = board.epoch.clone();
+                self.complete(name, &claim, Vec::new(), None);
+                self.apply(name, event);
             }
-            None => board.apply(change),
+            None => board.apply(event),
         }
     }
 
@@ -319,14 +426,38 @@ impl Boards {
         self.boards.get(name).is_some_and(|board| board.waiting.is_some())
     }
 
-    /// The other nodes have answered, or did not.
-    pub(super) fn complete(&mut self, name: &str, snapshots: Vec<Snapshot>) {
-        let Some(board) = self.boards.get_mut(name) else { return };
-        for snapshot in snapshots {
-            board.adopt(snapshot);
+    /// Gives a board to whoever is to ask about it, once. What is given has to come back to
+    /// [`Boards::complete`]: it names this life of the board.
+    pub(super) fn claim(&mut self, name: &str) -> Option<String> {
+        let board = self.boards.get_mut(name)?;
+        let is_free = board.waiting.is_some() && !std::mem::replace(&mut board.is_claimed, true);
+        is_free.then(|| board.epoch.clone())
+    }
+
+    /// The other nodes have answered, or did not; `stored` is what the store has, if it was asked and
+    /// answered.
+    pub(super) fn complete(
+        &mut self,
+        name: &str,
+        claim: &str,
+        snapshots: Vec<Snapshot>,
+        stored: Option<Snapshot>,
+    ) {
+        let Some(board) = self.boards.get_mut(name).filter(|board| board.epoch == claim) else {
+            return;
+        };
+        let Some(waiting) = board.waiting.take() else { return };
+        if let Some(ledger) = &mut board.ledger {
+            ledger.is_loaded = snapshots.iter().any(|snapshot| snapshot.is_whole);
         }
-        for change in board.waiting.take().unwrap_or_default() {
-            board.apply(change);
+        for snapshot in snapshots {
+            board.adopt(snapshot, false);
+        }
+        if let Some(stored) = stored {
+            board.load(stored);
+        }
+        for event in waiting {
+            board.apply(event);
         }
     }
 
@@ -339,7 +470,9 @@ impl Boards {
     pub(super) fn snapshot(&self, name: &str) -> Option<Snapshot> {
         let board = self.boards.get(name)?;
         let strokes = board.strokes.values().cloned().collect();
-        Some(Snapshot { epoch: board.epoch.clone(), strokes })
+        let at = board.strokes.values().map(|stroke| stroke.at).collect();
+        let is_whole = board.ledger.as_ref().is_some_and(|ledger| ledger.is_loaded);
+        Some(Snapshot { epoch: board.epoch.clone(), strokes, at, is_whole })
     }
 }
 

@@ -24,8 +24,19 @@ fn erase(author: &str, strokes: &[&str]) -> Change {
 fn opened() -> Boards {
     let mut boards = Boards::default();
     boards.enter("b", "e1".into()).unwrap();
-    boards.complete("b", Vec::new());
+    boards.complete("b", "e1", Vec::new(), None);
     boards
+}
+
+/// The log of a test: one after the other.
+impl Boards {
+    fn see(&mut self, name: &str, change: Change) {
+        self.see_at(name, 0, change);
+    }
+
+    fn see_at(&mut self, name: &str, at: usize, change: Change) {
+        self.apply(name, Event { change, at: (1, at as u64), is_own: true });
+    }
 }
 
 fn strokes(boards: &Boards) -> Vec<(String, Vec<i32>)> {
@@ -36,11 +47,11 @@ fn strokes(boards: &Boards) -> Vec<(String, Vec<i32>)> {
 #[test]
 fn pieces_make_a_stroke_and_repeated_ones_change_nothing() {
     let mut boards = opened();
-    boards.apply("b", draw("anna", "1", 0, &[1, 2]));
-    boards.apply("b", draw("ben", "1", 0, &[9, 9]));
-    boards.apply("b", draw("anna", "1", 2, &[3, 4]));
-    boards.apply("b", draw("anna", "1", 0, &[1, 2, 3, 4, 5, 6]));
-    boards.apply("b", draw("anna", "1", 2, &[3, 4]));
+    boards.see("b", draw("anna", "1", 0, &[1, 2]));
+    boards.see("b", draw("ben", "1", 0, &[9, 9]));
+    boards.see("b", draw("anna", "1", 2, &[3, 4]));
+    boards.see("b", draw("anna", "1", 0, &[1, 2, 3, 4, 5, 6]));
+    boards.see("b", draw("anna", "1", 2, &[3, 4]));
     let expected = [("anna/1".to_owned(), vec![1, 2, 3, 4, 5, 6]), ("ben/1".into(), vec![9, 9])];
     assert_eq!(strokes(&boards), expected);
     assert_eq!(boards.len("b", "anna", "1"), 6);
@@ -49,10 +60,10 @@ fn pieces_make_a_stroke_and_repeated_ones_change_nothing() {
 #[test]
 fn a_gap_is_not_drawn_over() {
     let mut boards = opened();
-    boards.apply("b", draw("anna", "1", 2, &[3, 4]));
+    boards.see("b", draw("anna", "1", 2, &[3, 4]));
     assert_eq!(strokes(&boards), []);
-    boards.apply("b", draw("anna", "1", 0, &[1, 2]));
-    boards.apply("b", draw("anna", "1", 4, &[5, 6]));
+    boards.see("b", draw("anna", "1", 0, &[1, 2]));
+    boards.see("b", draw("anna", "1", 4, &[5, 6]));
     assert_eq!(strokes(&boards), [("anna/1".to_owned(), vec![1, 2])]);
 }
 
@@ -60,16 +71,16 @@ fn a_gap_is_not_drawn_over() {
 fn authors_erase_their_own_only() {
     let mut boards = opened();
     for (author, stroke) in [("anna", "1"), ("ben", "1"), ("anna", "2"), ("anna", "3")] {
-        boards.apply("b", draw(author, stroke, 0, &[1, 2]));
+        boards.see("b", draw(author, stroke, 0, &[1, 2]));
     }
-    boards.apply("b", erase("anna", &["2", "7"]));
+    boards.see("b", erase("anna", &["2", "7"]));
     let names = |boards: &Boards| strokes(boards).into_iter().map(|s| s.0).collect::<Vec<_>>();
     assert_eq!(names(&boards), ["anna/1", "ben/1", "anna/3"]);
-    boards.apply("b", erase("anna", &["1", "3"]));
-    boards.apply("b", erase("carl", &["1"]));
+    boards.see("b", erase("anna", &["1", "3"]));
+    boards.see("b", erase("carl", &["1"]));
     assert_eq!(names(&boards), ["ben/1"]);
     // what was under way when its stroke was erased does not bring it back
-    boards.apply("b", draw("anna", "1", 2, &[3, 4]));
+    boards.see("b", draw("anna", "1", 2, &[3, 4]));
     assert_eq!(names(&boards), ["ben/1"]);
 }
 
@@ -77,14 +88,14 @@ fn authors_erase_their_own_only() {
 fn a_board_is_bounded_and_the_oldest_strokes_go() {
     let mut boards = opened();
     for at in 0..MAX_STROKES + 10 {
-        boards.apply("b", draw("anna", &at.to_string(), 0, &[1, 2]));
+        boards.see("b", draw("anna", &at.to_string(), 0, &[1, 2]));
     }
     let kept = strokes(&boards);
     assert_eq!(kept.len(), MAX_STROKES);
     assert_eq!(kept[0].0, "anna/10");
     let long = vec![1; MAX_STROKE_NUMBERS];
     for at in 0..MAX_NUMBERS / MAX_STROKE_NUMBERS + 3 {
-        boards.apply("b", draw("ben", &at.to_string(), 0, &long));
+        boards.see("b", draw("ben", &at.to_string(), 0, &long));
     }
     let kept = strokes(&boards);
     assert!(kept.iter().map(|(_, p)| p.len()).sum::<usize>() <= MAX_NUMBERS);
@@ -136,13 +147,13 @@ fn a_node_that_comes_later_ends_with_the_same_board() {
                         snapshot = first.snapshot("b");
                     }
                     if at == answered {
-                        second.complete("b", vec![snapshot.clone().unwrap()]);
+                        second.complete("b", "e2", vec![snapshot.clone().unwrap()], None);
                     }
-                    first.apply("b", change.clone());
-                    second.apply("b", change.clone());
+                    first.see_at("b", at, change.clone());
+                    second.see_at("b", at, change.clone());
                 }
                 if answered == log.len() {
-                    second.complete("b", vec![snapshot.unwrap()]);
+                    second.complete("b", "e2", vec![snapshot.unwrap()], None);
                 }
                 assert_eq!(strokes(&second), strokes(&first), "{asked} {told} {answered}");
                 assert!(!second.is_incomplete("b"));
@@ -155,11 +166,12 @@ fn a_node_that_comes_later_ends_with_the_same_board() {
 fn an_epoch_is_taken_over_with_the_strokes_and_only_then() {
     let mut boards = Boards::default();
     boards.enter("b", "mine".into()).unwrap();
-    boards.complete("b", vec![Snapshot::default()]);
+    boards.complete("b", "mine", vec![Snapshot::default()], None);
     assert_eq!(boards.snapshot("b").unwrap().epoch, "mine");
     let mut boards = Boards::default();
     boards.enter("b", "mine".into()).unwrap();
-    boards.complete("b", vec![Snapshot { epoch: "theirs".into(), strokes: Vec::new() }]);
+    let theirs = Snapshot { epoch: "theirs".into(), ..Snapshot::default() };
+    boards.complete("b", "mine", vec![theirs], None);
     assert_eq!(boards.snapshot("b").unwrap().epoch, "theirs");
 }
 
@@ -168,7 +180,7 @@ fn a_board_does_not_wait_for_ever_for_other_nodes() {
     let mut boards = Boards::default();
     boards.enter("b", String::new()).unwrap();
     for at in 0..=MAX_WAITING {
-        boards.apply("b", draw("anna", "1", 2 * at, &[1, 2]));
+        boards.see("b", draw("anna", "1", 2 * at, &[1, 2]));
     }
     assert!(!boards.is_incomplete("b"));
     assert!(boards.len("b", "anna", "1") > 0);

@@ -1,0 +1,394 @@
+//! The whiteboard over a real Redis: what was drawn outlives all nodes, and drawing does not wait for Redis.
+
+#![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
+
+#[path = "cluster/redis.rs"]
+#[allow(dead_code, reason = "shared with the tests of the cluster")]
+mod redis;
+#[path = "cluster/servers.rs"]
+#[allow(dead_code, reason = "shared with the tests of the cluster")]
+mod servers;
+mod support;
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use quicket::TransportKind::WebSocket;
+use redis::{Redis, Reply};
+use serde_json::{Value, json};
+use servers::Cluster;
+use support::socketio::Client;
+use support::within;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// As in the product.
+const MAX_STROKES: usize = 2_000;
+const MAX_STORED: usize = 1_000;
+
+/// A process that serves. It dies as by a power cut when it is dropped.
+struct Node {
+    _child: Child,
+    address: SocketAddr,
+}
+
+impl Node {
+    async fn start(url: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quicket"));
+        command.env_clear().envs([("LISTEN_ADDRESS", "127.0.0.1"), ("PORT", "0")]);
+        command.env("REDIS_URL", url).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = within("a node's address", async {
+            loop {
+                let line = log.next_line().await.unwrap().expect("it says where it is");
+                if let Some((_, port)) = line.split_once("http://localhost:") {
+                    let digits: String = port.chars().take_while(char::is_ascii_digit).collect();
+                    return SocketAddr::from(([127, 0, 0, 1], digits.parse().unwrap()));
+                }
+            }
+        })
+        .await;
+        // a pipe that nobody reads would hold it up
+        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+        let node = Self { _child: child, address };
+        within("a node to serve", async {
+            while node.get("/readyz").await.is_none() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        node
+    }
+
+    async fn get(&self, path: &str) -> Option<String> {
+        let answer = reqwest::get(format!("http://{}{path}", self.address)).await.ok()?;
+        answer.error_for_status().ok()?.text().await.ok()
+    }
+
+    async fn metric(&self, name: &str) -> i64 {
+        let text = self.get("/metrics").await.unwrap();
+        let prefix = format!("quicket_{name} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+    }
+
+    async fn until_metric(&self, name: &str, is_it: impl Fn(i64) -> bool) {
+        within(name, async {
+            while !is_it(self.metric(name).await) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    async fn enter(&self, board: &str, key: &str) -> Person {
+        let mut client = Client::open(self.address, WebSocket).await;
+        client.send(&format!("40{}", json!({ "board": board, "key": key }))).await;
+        let mut person = Person { client, welcome: Value::Null, acks: 0 };
+        person.welcome = person.until("board").await;
+        person
+    }
+
+    /// What somebody is shown who comes now.
+    async fn shows(&self, board: &str) -> Value {
+        self.enter(board, "a stranger").await.welcome["strokes"].take()
+    }
+}
+
+/// Somebody at a board.
+struct Person {
+    client: Client,
+    welcome: Value,
+    acks: u64,
+}
+
+impl Person {
+    /// The argument of the next event of that name.
+    async fn until(&mut self, name: &str) -> Value {
+        loop {
+            let packet = self.client.recv_text().await;
+            let Some(event) = packet.strip_prefix("42") else { continue };
+            let mut event: Value = serde_json::from_str(event).unwrap();
+            if event[0] == name {
+                return event[1].take();
+            }
+        }
+    }
+
+    async fn ask(&mut self, event: Value) {
+        self.acks += 1;
+        self.client.send(&format!("42{}{event}", self.acks)).await;
+    }
+
+    /// The answer to the last question.
+    async fn answer(&mut self) -> Value {
+        let prefix = format!("43{}", self.acks);
+        loop {
+            let packet = self.client.recv_text().await;
+            if let Some(answer) = packet.strip_prefix(&prefix) {
+                return serde_json::from_str(answer).unwrap();
+            }
+        }
+    }
+
+    /// Draws on, and waits until the server says that it has it.
+    async fn draw(&mut self, stroke: &str, i: usize, p: &[i32]) {
+        self.ask(draw(stroke, i, p)).await;
+        assert_eq!(self.answer().await, json!([{ "have": i + p.len() }]));
+    }
+
+    async fn erase(&mut self, strokes: &[&str]) {
+        self.ask(json!(["erase", { "s": strokes }])).await;
+        assert_eq!(self.answer().await, json!([]));
+    }
+}
+
+fn draw(stroke: &str, i: usize, p: &[i32]) -> Value {
+    let mut chunk = json!({ "s": stroke, "i": i, "p": p });
+    if i == 0 {
+        chunk["style"] = json!({ "c": "red", "w": 6, "k": 2 });
+    }
+    json!(["draw", chunk])
+}
+
+/// Names and lengths, in order.
+fn names(strokes: &Value) -> Vec<(String, usize)> {
+    let strokes = strokes.as_array().unwrap().iter();
+    let name = |stroke: &Value| {
+        (stroke["s"].as_str().unwrap().to_owned(), stroke["p"].as_array().unwrap().len())
+    };
+    strokes.map(name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_two_nodes_drew_is_there_when_both_were_killed() {
+    let redis = Redis::start().await;
+    over_a_restart_of_all_nodes(&redis.url()).await;
+    let Reply::Integer(left) = redis.call(&["PTTL", "socket.io:whiteboard:{b}"]).await else {
+        panic!("no time")
+    };
+    assert!(left > 29 * 24 * 3_600_000, "a board that nobody opens expires: {left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_the_same_in_a_redis_cluster() {
+    let cluster = Cluster::start(None).await;
+    over_a_restart_of_all_nodes(&cluster.url()).await;
+}
+
+async fn over_a_restart_of_all_nodes(url: &str) {
+    let (one, two) = tokio::join!(Node::start(url), Node::start(url));
+    let mut anna = one.enter("b", "anna").await;
+    let mut ben = two.enter("b", "ben").await;
+    let mut elsewhere = two.enter("another", "ben").await;
+    // they draw upon each other, in turns
+    for (round, name) in ["1", "2", "3", "4", "5", "6", "7"].into_iter().enumerate() {
+        let x = round as i32;
+        anna.draw(name, 0, &[x, 0]).await;
+        ben.draw(name, 0, &[-x, 0]).await;
+        anna.draw(name, 2, &[x, 1, x, 2]).await;
+    }
+    // one takes back a stroke, the other all of them but one
+    anna.erase(&["3"]).await;
+    ben.erase(&["1", "2", "3", "4", "6", "7"]).await;
+    elsewhere.draw("1", 0, &[9, 9]).await;
+    let epoch = anna.welcome["epoch"].take();
+    let before = one.shows("b").await;
+    assert_eq!(two.shows("b").await, before, "both nodes show the same");
+    let expected = [("1", 6), ("2", 6), ("4", 6), ("5", 6), ("5", 2), ("6", 6), ("7", 6)];
+    assert_eq!(names(&before), expected.map(|(name, length)| (name.to_owned(), length)));
+    drop((one, two));
+    let (one, two) = tokio::join!(Node::start(url), Node::start(url));
+    for node in [&one, &two] {
+        assert_eq!(node.shows("b").await, before, "as before");
+        assert_eq!(names(&node.shows("another").await), [("1".to_owned(), 2)]);
+    }
+    // it is the same board: pages need not bring their strokes again, and go on with them
+    let mut anna = one.enter("b", "anna").await;
+    assert_eq!(anna.welcome["epoch"], epoch);
+    anna.draw("7", 6, &[7, 7]).await;
+    anna.erase(&["1"]).await;
+    let before = two.shows("b").await;
+    drop((one, two));
+    let one = Node::start(url).await;
+    assert_eq!(one.shows("b").await, before);
+    assert_eq!(names(&before).last().unwrap().1, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_board_that_is_full_stays_within_its_bound_and_keeps_the_newest() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url()).await;
+    let mut anna = node.enter("b", "anna").await;
+    let last = MAX_STROKES + 50;
+    for at in 0..last {
+        anna.client.emit(draw(&at.to_string(), 0, &[1, 2])).await;
+    }
+    anna.draw(&last.to_string(), 0, &[1, 2]).await;
+    node.until_metric("whiteboard_changes_unstored", |unstored| unstored == 0).await;
+    let key = "socket.io:whiteboard:{b}";
+    let fields = MAX_STROKES as i64 + 1; // and the epoch
+    assert_eq!(redis.call(&["HLEN", key]).await, Reply::Integer(fields));
+    drop(node);
+    let node = Node::start(&redis.url()).await;
+    let names = names(&node.shows("b").await);
+    assert_eq!((names.len(), names[0].0.as_str()), (MAX_STROKES, "51"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_are_so_many_boards_and_the_one_left_longest_ago_goes() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url()).await;
+    let list = "socket.io:whiteboard:boards";
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    for at in 0..MAX_STORED as u64 {
+        let (score, name) = ((now - 5_000 + at).to_string(), format!("b{at}"));
+        redis.call(&["ZADD", list, &score, &name]).await;
+    }
+    for at in 0..2 {
+        let key = format!("socket.io:whiteboard:{{b{at}}}");
+        redis.call(&["HSET", &key, "epoch", "e"]).await;
+    }
+    node.enter("one-more", "anna").await.draw("1", 0, &[1, 2]).await;
+    within("the oldest to go", async {
+        while redis.call(&["EXISTS", "socket.io:whiteboard:{b0}"]).await == Reply::Integer(1) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(redis.call(&["EXISTS", "socket.io:whiteboard:{b1}"]).await, Reply::Integer(1));
+    assert_eq!(redis.call(&["ZCARD", list]).await, Reply::Integer(MAX_STORED as i64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_drawing_goes_on_and_is_stored_when_it_is_back() {
+    let mut redis = Redis::start_with_data().await;
+    let node = Node::start(&redis.url()).await;
+    let mut anna = node.enter("b", "anna").await;
+    let mut ben = node.enter("b", "ben").await;
+    anna.draw("1", 0, &[1, 2]).await;
+    anna.draw("2", 0, &[1, 2]).await;
+    redis.kill();
+    node.until_metric("bus_connected", |connected| connected == 0).await;
+    // begun before, taken back, and new; on a board of its own, too
+    anna.draw("1", 2, &[3, 4]).await;
+    anna.erase(&["2"]).await;
+    anna.draw("3", 0, &[5, 6]).await;
+    let mut carl = node.enter("new", "carl").await;
+    carl.draw("1", 0, &[7, 8]).await;
+    while ben.until("draw").await["s"] != "3" {}
+    assert!(node.metric("whiteboard_store_errors_total").await > 0, "it is counted");
+    let (before, new) = (node.shows("b").await, node.shows("new").await);
+    redis.restart().await;
+    node.until_metric("whiteboard_changes_unstored", |unstored| unstored == 0).await;
+    drop(node);
+    let node = Node::start(&redis.url()).await;
+    assert_eq!(node.shows("b").await, before);
+    assert_eq!(names(&before), [("1".to_owned(), 4), ("3".to_owned(), 2)]);
+    assert_eq!(node.shows("new").await, new);
+    assert_eq!(names(&new).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_back_empty_gets_what_the_nodes_have() {
+    let mut redis = Redis::start().await;
+    let node = Node::start(&redis.url()).await;
+    let mut anna = node.enter("b", "anna").await;
+    anna.draw("1", 0, &[1, 2]).await;
+    let before = node.shows("b").await;
+    redis.kill();
+    redis.restart().await;
+    // nobody draws
+    within("the board to be there again", async {
+        let key = "socket.io:whiteboard:{b}";
+        while redis.call(&["HLEN", key]).await != Reply::Integer(2) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(node);
+    let node = Node::start(&redis.url()).await;
+    assert_eq!(node.shows("b").await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_board_opened_while_redis_hangs_is_shown_and_gets_its_strokes_later() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url()).await;
+    node.enter("b", "anna").await.draw("1", 0, &[1, 2]).await;
+    drop(node);
+    let node = Node::start(&redis.url()).await;
+    redis.signal("STOP");
+    let mut ben = node.enter("b", "ben").await;
+    assert_eq!(ben.welcome["strokes"], json!([]), "Redis has not answered");
+    ben.draw("1", 0, &[3, 4]).await;
+    redis.signal("CONT");
+    let late = ben.until("draw").await;
+    assert_eq!((&late["s"], &late["p"]), (&json!("1"), &json!([1, 2])));
+    assert_eq!(names(&node.shows("b").await).len(), 2);
+    node.until_metric("whiteboard_changes_unstored", |unstored| unstored == 0).await;
+    drop(node);
+    let node = Node::start(&redis.url()).await;
+    assert_eq!(names(&node.shows("b").await).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_refuses_boards_does_not_hold_up_drawing() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url()).await;
+    let mut anna = node.enter("b", "anna").await;
+    redis.call(&["ACL", "SETUSER", "default", "-hset"]).await;
+    // together in the time for one: none of them waits for Redis
+    within("drawing", async {
+        for at in 0..40 {
+            anna.draw("1", 2 * at, &[1, at as i32]).await;
+        }
+    })
+    .await;
+    assert!(node.metric("whiteboard_store_errors_total").await > 0);
+    redis.call(&["ACL", "SETUSER", "default", "+hset"]).await;
+    node.until_metric("whiteboard_changes_unstored", |unstored| unstored == 0).await;
+    let before = node.shows("b").await;
+    drop(node);
+    assert_eq!(Node::start(&redis.url()).await.shows("b").await, before);
+}
+
+/// What docs/cluster.md says to grant for the whiteboard is enough, and each word of it is used.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acl_user_with_what_the_docs_say_for_boards() {
+    let redis = Redis::start().await;
+    let docs = include_str!("../docs/cluster.md");
+    let lines = docs.lines().filter_map(|line| line.trim().strip_prefix("ACL SETUSER quicket "));
+    let lines: Vec<Vec<&str>> = lines.map(|line| line.split_whitespace().collect()).collect();
+    let (base, boards) = (&lines[0], lines.iter().find(|line| line.contains(&"+hgetall")).unwrap());
+    for rules in [base, boards] {
+        let command = [&["ACL", "SETUSER", "quicket"], &rules[..]].concat();
+        assert_eq!(redis.call(&command).await, Reply::text("OK"));
+    }
+    redis.call(&["CONFIG", "RESETSTAT"]).await;
+    let url = format!("redis://quicket:password@127.0.0.1:{}", redis.port);
+    let node = Node::start(&url).await;
+    let list = "socket.io:whiteboard:boards";
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs().to_string();
+    for at in 0..MAX_STORED {
+        redis.call(&["ZADD", list, &now, &format!("a{at}")]).await;
+    }
+    let mut anna = node.enter("b", "anna").await;
+    for (i, p) in [(0, [1, 2]), (2, [3, 4])] {
+        anna.draw("1", i, &p).await;
+    }
+    anna.draw("2", 0, &[1, 2]).await;
+    anna.erase(&["2"]).await;
+    drop(node);
+    let node = Node::start(&url).await;
+    assert_eq!(names(&node.shows("b").await), [("1".to_owned(), 4)]);
+    assert_eq!(redis.call(&["ACL", "LOG"]).await, Reply::List(Vec::new()));
+    let Reply::Bytes(stats) = redis.call(&["INFO", "commandstats"]).await else { panic!() };
+    let stats = String::from_utf8(stats).unwrap();
+    let granted = boards.iter().filter_map(|rule| rule.strip_prefix('+'));
+    let unused: Vec<_> =
+        granted.filter(|name| !stats.contains(&format!("cmdstat_{name}:"))).collect();
+    assert!(unused.is_empty(), "{unused:?}");
+}
