@@ -26,6 +26,8 @@ use tokio::process::{Child, Command};
 /// As in the product.
 const MAX_STROKES: usize = 2_000;
 const MAX_STORED: usize = 1_000;
+const MAX_EVENTS: usize = 3_000;
+const MAX_TRIFLES: usize = 100;
 
 /// A process that serves. It dies as by a power cut when it is dropped.
 struct Node {
@@ -35,9 +37,13 @@ struct Node {
 
 impl Node {
     async fn start(url: &str) -> Self {
+        Self::start_with(&[("REDIS_URL", url)]).await
+    }
+
+    async fn start_with(settings: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quicket"));
         command.env_clear().envs([("LISTEN_ADDRESS", "127.0.0.1"), ("PORT", "0")]);
-        command.env("REDIS_URL", url).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.envs(settings.iter().copied()).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = within("a node's address", async {
@@ -124,11 +130,15 @@ impl Person {
 
     /// The answer to the last question.
     async fn answer(&mut self) -> Value {
-        let prefix = format!("43{}", self.acks);
+        self.answer_to(self.acks).await
+    }
+
+    async fn answer_to(&mut self, question: u64) -> Value {
+        let prefix = format!("43{question}[");
         loop {
             let packet = self.client.recv_text().await;
-            if let Some(answer) = packet.strip_prefix(&prefix) {
-                return serde_json::from_str(answer).unwrap();
+            if packet.starts_with(&prefix) {
+                return serde_json::from_str(&packet[prefix.len() - 1..]).unwrap();
             }
         }
     }
@@ -391,4 +401,76 @@ async fn an_acl_user_with_what_the_docs_say_for_boards() {
     let unused: Vec<_> =
         granted.filter(|name| !stats.contains(&format!("cmdstat_{name}:"))).collect();
     assert!(unused.is_empty(), "{unused:?}");
+}
+
+// --- how much one may do
+
+/// A flood of events, which needs as long as it needs: meanwhile more is allowed. So many of `count` may
+/// be refused at the most.
+fn is_bounded(refused: i64, count: usize) -> bool {
+    refused > 0 && refused <= count as i64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_draws_too_much_is_told_to_wait_and_nothing_is_lost() {
+    let node = Node::start_with(&[]).await;
+    let mut anna = node.enter("b", "anna").await;
+    let mut ben = node.enter("b", "ben").await;
+    let count = 3 * MAX_EVENTS;
+    for at in 0..count {
+        anna.ask(draw(&at.to_string(), 0, &[1, 2])).await;
+    }
+    let (mut accepted, mut wait) = (Vec::new(), 0);
+    for at in 0..count {
+        let answer = anna.answer_to(at as u64 + 1).await;
+        match answer[0]["later"].as_u64() {
+            Some(later) => wait = later,
+            None => {
+                assert_eq!(answer, json!([{ "have": 2 }]));
+                accepted.push(at.to_string());
+            }
+        }
+    }
+    assert!((0..MAX_EVENTS).all(|at| accepted[at] == at.to_string()), "up to the limit");
+    let refused = node.metric("whiteboard_draws_refused_total").await;
+    assert!(refused > 0);
+    assert_eq!(refused, (count - accepted.len()) as i64);
+    // nobody else is refused, and what was accepted is there
+    ben.draw("by.ben", 0, &[1, 2]).await;
+    accepted.push("by.ben".to_owned());
+    let shown: Vec<_> = names(&node.shows("b").await).into_iter().map(|name| name.0).collect();
+    assert_eq!(shown, accepted[accepted.len() - MAX_STROKES..]);
+    // after the time that was named it is taken
+    tokio::time::sleep(Duration::from_millis(wait)).await;
+    anna.draw("again", 0, &[1, 2]).await;
+    for _ in 0..MAX_EVENTS {
+        anna.client.emit(json!(["erase", { "s": ["again"] }])).await;
+    }
+    anna.ask(json!(["erase", { "s": ["again"] }])).await;
+    anna.answer().await;
+    assert!(is_bounded(node.metric("whiteboard_erasures_refused_total").await, MAX_EVENTS + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cursors_above_the_limit_are_dropped_and_counted() {
+    let node = Node::start_with(&[]).await;
+    let mut anna = node.enter("b", "anna").await;
+    for at in 0..MAX_TRIFLES {
+        anna.client.emit(json!(["cursor", [at, 0, "red"]])).await;
+    }
+    anna.draw("1", 0, &[1, 2]).await; // behind all of them
+    assert_eq!(node.metric("whiteboard_trifles_dropped_total").await, 0);
+    for at in 0..20 * MAX_TRIFLES {
+        anna.client.emit(json!(["cursor", [at, 0, "red"]])).await;
+    }
+    anna.draw("1", 2, &[1, 2]).await;
+    assert!(is_bounded(node.metric("whiteboard_trifles_dropped_total").await, 20 * MAX_TRIFLES));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_that_makes_no_sense_is_answered() {
+    let node = Node::start_with(&[]).await;
+    let mut anna = node.enter("b", "anna").await;
+    anna.ask(json!(["erase", { "s": ["<b>"] }])).await;
+    assert!(anna.answer().await[0]["refused"].is_string());
 }

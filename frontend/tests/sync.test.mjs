@@ -63,6 +63,7 @@ describe("sync", () => {
   let sync;
   let unsent;
   let refused;
+  let scheduled;
 
   beforeEach(() => {
     socket = new FakeSocket();
@@ -74,7 +75,7 @@ describe("sync", () => {
       unsent: (count) => (unsent = count),
       ready() {},
       refused: (why) => refused.push(why),
-      schedule() {},
+      schedule: () => (scheduled = true),
     });
   });
 
@@ -259,6 +260,51 @@ describe("sync", () => {
     assert.deepEqual(refused, ["not a colour"]);
     sync.flush();
     assert.equal(unsent, 0);
+  });
+
+  test("a server that wants it later gets it later: until then it is unsent, not lost", (t) => {
+    t.mock.timers.enable({ apis: ["Date", "setTimeout"] });
+    socket.welcome();
+    const old = draw(1, 2);
+    sync.flush();
+    socket.confirm();
+    draw(3, 4);
+    sync.flush();
+    socket.sent.at(-1).answer(null, { later: 700 });
+    socket.sent = [];
+    t.mock.timers.tick(699);
+    scheduled = false;
+    sync.flush();
+    assert.deepEqual(socket.sent, []);
+    assert.equal(unsent, 1);
+    assert.ok(scheduled, "there is a next frame");
+    t.mock.timers.tick(1);
+    sync.flush();
+    assert.deepEqual(socket.drawn(), [["2", 0, [3, 4]]]);
+    socket.confirm();
+    sync.flush();
+    assert.equal(unsent, 0);
+    // What is taken back waits, too.
+    sync.undo();
+    sync.undo();
+    socket.sent = socket.sent.filter(({ event }) => event === "erase");
+    for (const { answer } of socket.sent.splice(0)) answer(null, { later: 50 });
+    t.mock.timers.tick(50);
+    assert.ok(socket.sent.at(-1).s.includes(old.id));
+    socket.confirm();
+    socket.welcome();
+    assert.deepEqual(socket.sent, []);
+  });
+
+  test("another server is not waited for", (t) => {
+    t.mock.timers.enable({ apis: ["Date"] });
+    socket.welcome();
+    draw(1, 2);
+    sync.flush();
+    socket.sent[0].answer(null, { later: 60_000 });
+    socket.lose();
+    socket.welcome();
+    assert.deepEqual(socket.drawn(), [["1", 0, [1, 2]]]);
   });
 
   test("a long stroke ends where the server's bound is, and much is sent over several frames", () => {

@@ -6,11 +6,13 @@
 //! | event | from | to |
 //! |---|---|---|
 //! | `board {epoch, strokes, author}` | the server, first of all | who has just connected |
-//! | `draw` ([`Chunk`]) | a client | everyone else; answered with `{have}` (how much is known) or `{refused}` |
-//! | `erase` ([`Erasure`]) | a client | everyone else; answered when accepted |
+//! | `draw` ([`Chunk`]) | a client | everyone else; answered with `{have}` (what is known), `{refused}` or `{later}` |
+//! | `erase` ([`Erasure`]) | a client | everyone else; answered with nothing, `{refused}`, or `{later}` |
 //! | `cursor [x, y, colour]` or `null` | a client, volatile | all, gathered in `cursors`, volatile |
 //! | `people count` | the server | everyone at the board, whenever it changes |
 //! | `rtt` | a client | answered at once |
+//!
+//! `{later}` tells a client that does too much (`limit`) after how many ms to try again; nothing was done.
 //!
 //! Draws and erasures go through the cluster's ordered log. Every node sees them there
 //! ([`Namespace::on_broadcast`]) and folds them into its own copy of the boards, which is what latecomers
@@ -19,22 +21,27 @@
 //! bounded rate.
 
 mod board;
+mod limit;
 mod people;
 mod store;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use quicket::config::RedisConfig;
-use quicket::{Ack, Delivery, EmitError, Namespace, Redis, ServeError, Server, ServerAck, Socket};
+use quicket::{
+    Ack, AppCounter, Delivery, EmitError, Namespace, Redis, ServeError, Server, ServerAck, Socket,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use self::board::{Boards, Change, Chunk, Erasure, Event, Snapshot};
+use self::limit::Allowances;
 use self::people::People;
 use self::store::Store;
 
@@ -70,6 +77,7 @@ pub(crate) fn install(server: &Server, redis: &RedisConfig) -> Result<Whiteboard
         store: client.map(start),
         boards,
         completed: watch::Sender::new(()),
+        refusals: Refusals::new(server),
         people: People::start(&namespace),
     });
     namespace.middleware(async |socket: Socket, _| Seat::of(&socket).map(drop));
@@ -105,7 +113,29 @@ struct App {
     store: Option<Arc<Store>>,
     /// A board is whole.
     completed: watch::Sender<()>,
+    refusals: Refusals,
     people: People,
+}
+
+/// What was not done because a socket does too much.
+struct Refusals {
+    draws: AppCounter,
+    erasures: AppCounter,
+    trifles: AppCounter,
+}
+
+impl Refusals {
+    fn new(server: &Server) -> Self {
+        let counter = |name, help| server.metrics().counter(name, help);
+        Self {
+            draws: counter("whiteboard_draws_refused", "Pieces of strokes above the limit"),
+            erasures: counter("whiteboard_erasures_refused", "Erasures above the limit"),
+            trifles: counter(
+                "whiteboard_trifles_dropped",
+                "Cursors and round trips above the limit",
+            ),
+        }
+    }
 }
 
 /// Where a client sits.
@@ -116,6 +146,7 @@ struct Seat {
     /// How far the strokes under way have been published. The boards learn of it only when the log comes
     /// back.
     published: Mutex<VecDeque<(String, usize)>>,
+    allowances: Mutex<Allowances>,
 }
 
 /// What the client says of itself.
@@ -132,12 +163,14 @@ struct Welcome<'a> {
     board: Snapshot,
 }
 
-/// The answer to `draw`.
+/// The answer to `draw` and `erase`.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Answer {
     Have(usize),
     Refused(&'static str),
+    /// Not now: after so many milliseconds.
+    Later(u64),
 }
 
 impl Seat {
@@ -154,7 +187,17 @@ impl Seat {
             return Err("the key is too long");
         }
         let author = URL_SAFE_NO_PAD.encode(&Sha256::digest(key)[..AUTHOR_BYTES]);
-        Ok(Self { room: format!("{ROOM}{board}"), board, author, published: Mutex::default() })
+        let allowances = Mutex::new(Allowances::new(Instant::now()));
+        let room = format!("{ROOM}{board}");
+        Ok(Self { room, board, author, published: Mutex::default(), allowances })
+    }
+
+    /// Is this change one too many? Then what to answer.
+    fn is_too_much(&self, numbers: usize, refused: &AppCounter) -> Option<Answer> {
+        let wait = self.allowances.lock().change(numbers, Instant::now()).err()?;
+        refused.inc();
+        // never too early
+        Some(Answer::Later(wait.as_millis() as u64 + 1))
     }
 
     fn published(&self, stroke: &str) -> usize {
@@ -245,10 +288,24 @@ impl App {
         });
         let (app, at) = (self.clone(), seat.clone());
         socket.on("cursor", move |socket: Socket, cursor: Option<people::Cursor>| {
-            app.people.point(&at.board, socket.id(), cursor);
+            if app.may_trifle(&at) {
+                app.people.point(&at.board, socket.id(), cursor);
+            }
             async {}
         });
-        socket.on("rtt", async |_: Socket, (): (), ack: Ack| ack.send(&()));
+        let (app, at) = (self.clone(), seat.clone());
+        socket.on("rtt", move |_: Socket, (): (), ack: Ack| {
+            let is_answered = app.may_trifle(&at);
+            async move { if is_answered { ack.send(&()) } else { Ok(()) } }
+        });
+    }
+
+    fn may_trifle(&self, seat: &Seat) -> bool {
+        let may = seat.allowances.lock().trifle(Instant::now());
+        if !may {
+            self.refusals.trifles.inc();
+        }
+        may
     }
 
     fn viewers(&self, board: &str) -> usize {
@@ -291,6 +348,9 @@ impl App {
         if let Err(why) = chunk.check() {
             return ack.send(&Answer::Refused(why));
         }
+        if let Some(later) = seat.is_too_much(chunk.p.len(), &self.refusals.draws) {
+            return ack.send(&later);
+        }
         let known = self.boards.lock().len(&seat.board, &seat.author, &chunk.s);
         let known = known.max(seat.published(&chunk.s));
         if chunk.i > known {
@@ -312,15 +372,20 @@ impl App {
         seat: &Seat,
         erasure: Erasure,
         ack: Ack,
-    ) -> Result<(), Failure> {
-        erasure.check().map_err(Failure::Refused)?;
+    ) -> Result<(), EmitError> {
+        if let Err(why) = erasure.check() {
+            return ack.send(&Answer::Refused(why));
+        }
+        if let Some(later) = seat.is_too_much(erasure.s.len(), &self.refusals.erasures) {
+            return ack.send(&later);
+        }
         let erasure = Erasure { a: seat.author.clone(), ..erasure };
         socket.to(seat.room.as_str()).emit("erase", &erasure).await?;
         let Erasure { a, s } = erasure;
         let board = seat.board.clone();
         let keys: Vec<_> = s.into_iter().map(|name| (a.clone(), name)).collect();
         let is_stored = move |boards: &Boards| boards.is_erasure_kept(&board, &keys);
-        Ok(self.answer(ack, is_stored, ())?)
+        self.answer(ack, is_stored, ())
     }
 
     /// Answers when what was asked for is stored, while the next event is handled already.

@@ -74,7 +74,8 @@ interface Welcome {
   strokes: unknown[];
 }
 
-type Answer = { have?: number; refused?: string } | undefined;
+/** `later`: nothing was done, and is to be tried again after so many ms, for this page does too much. */
+type Answer = { have?: number; refused?: string; later?: number } | undefined;
 
 export class Sync {
   readonly #socket: Socket;
@@ -88,6 +89,8 @@ export class Sync {
   #epoch: string | undefined;
   #isReady = false;
   #unsent = 0;
+  /** The server wants nothing before this time, in ms. */
+  #notBefore = 0;
 
   constructor(socket: Socket, strokes: Strokes, hooks: Hooks) {
     this.#socket = socket;
@@ -179,7 +182,7 @@ export class Sync {
 
   /** Sends what there is to send; called once for each frame. */
   flush(): void {
-    if (this.#isReady && this.#socket.connected) {
+    if (this.#isReady && this.#socket.connected && !this.#isTooEarly()) {
       let budget = FRAME_NUMBERS;
       for (const progress of this.#mine.values()) {
         while (budget > 0 && progress.sent < progress.stroke.p.length) {
@@ -217,7 +220,12 @@ export class Sync {
     });
   }
 
-  #answered(progress: Progress, chunk: Chunk, { have, refused }: NonNullable<Answer>): void {
+  #answered(progress: Progress, chunk: Chunk, { have, refused, later }: NonNullable<Answer>): void {
+    if (later !== undefined) {
+      progress.sent = progress.have;
+      this.#wait(later);
+      return;
+    }
     if (refused !== undefined) {
       this.#forget(progress.stroke);
       this.#hooks.repaint();
@@ -234,6 +242,14 @@ export class Sync {
     progress.have = Math.max(progress.have, have);
     progress.confirmedAt = Date.now();
     progress.waitingSince = progress.have < progress.stroke.p.length ? Date.now() : 0;
+  }
+
+  #wait(time: number): void {
+    this.#notBefore = Math.max(this.#notBefore, Date.now() + time);
+  }
+
+  #isTooEarly(): boolean {
+    return Date.now() < this.#notBefore;
   }
 
   #mayAsk({ isAsking, isDone, askedAt }: Progress): boolean {
@@ -272,8 +288,9 @@ export class Sync {
     const all = [...this.#erasing];
     for (let start = 0; start < all.length; start += ERASE_STROKES) {
       const s = all.slice(start, start + ERASE_STROKES);
-      this.#socket.timeout(ANSWER_DEADLINE).emit("erase", { s }, (error: unknown) => {
-        if (!error) for (const id of s) this.#erasing.delete(id);
+      this.#socket.timeout(ANSWER_DEADLINE).emit("erase", { s }, (error: unknown, answer: Answer) => {
+        if (answer?.later !== undefined) setTimeout(() => this.#sendErasures(), answer.later);
+        else if (!error) for (const id of s) this.#erasing.delete(id);
         else if (this.#socket.connected) this.#sendErasures();
       });
     }
@@ -317,6 +334,7 @@ export class Sync {
     }
     this.#strokes.replace(picture);
     this.#isReady = true;
+    this.#notBefore = 0;
     this.#sendErasures();
     this.flush();
     this.#hooks.repaint();
@@ -340,11 +358,11 @@ export class Sync {
     for (const progress of this.#mine.values()) {
       const isWaiting = progress.have < progress.stroke.p.length;
       const isLate = isWaiting && Date.now() - progress.waitingSince > PATIENCE;
-      const isUnsent = isWaiting && (!isOnline || isLate);
+      const isUnsent = isWaiting && (!isOnline || isLate || this.#isTooEarly());
       isChanged ||= isUnsent !== progress.isShownUnsent;
       progress.isShownUnsent = isUnsent;
       if (isUnsent) unsent += 1;
-      else if (isWaiting && isOnline) this.#hooks.schedule();
+      if (isWaiting && isOnline) this.#hooks.schedule();
     }
     if (isChanged) this.#hooks.repaint();
     if (unsent !== this.#unsent) this.#hooks.unsent(unsent);

@@ -15,6 +15,7 @@ import {
   pickColor,
   press,
   transportOf,
+  unsentOf,
   untilBlank,
   untilConnected,
   untilData,
@@ -268,6 +269,62 @@ export function whiteboardIn(browserName, more = () => {}) {
       await one.page.keyboard.press("z");
       await one.page.keyboard.up("Control");
       await untilBlank(two.page, [30, 0], "red");
+    });
+
+    test("who draws faster than the server lets him sees what waits, and it arrives", async (t) => {
+      const [one, two] = await openTwo(t, freshBoard(server.url));
+      // Dots, faster than any hand, until the server has had enough: 3,000 at once and 400 a second.
+      const dots = (count, x, y) => {
+        Element.prototype.setPointerCapture = () => {};
+        const board = document.getElementById("board");
+        for (let at = 0; at < count; at += 1) {
+          for (const type of ["pointerdown", "pointerup"]) {
+            const place = { clientX: innerWidth / 2 + x, clientY: innerHeight / 2 + y };
+            const pointer = { pointerId: 7, pointerType: "mouse", isPrimary: true };
+            board.dispatchEvent(new PointerEvent(type, { ...pointer, ...place }));
+          }
+        }
+      };
+      const refused = async () => {
+        const text = await (await fetch(`${server.url}/metrics`)).text();
+        return Number(/quicket_whiteboard_draws_refused_total (\d+)/.exec(text)[1]);
+      };
+      const before = await refused();
+      while ((await refused()) === before) {
+        await one.page.evaluate(dots, 3_300, -100, 20);
+        // All of it is taken, or some is not.
+        while ((await refused()) === before && (await unsentOf(one.page)) > 0);
+      }
+      await one.page.evaluate(dots, 1, 100, 20);
+      await untilUnsent(one.page);
+      await untilData(one.page, "unsent", "0");
+      await untilInked(two.page, [100, 20], "black");
+      await draw(two.page, [-160, 100], [160, 100]);
+      await untilInked(one.page, [0, 100], "black");
+    });
+
+    test("when every node was killed the board is there again, with Redis", async (t) => {
+      const redis = await startRedis();
+      t.after(() => redis.stop());
+      const settings = { REDIS_URL: redis.url };
+      const first = await startServer(undefined, settings);
+      let current = first;
+      t.after(() => current?.stop());
+      const one = await open(t, freshBoard(first.url));
+      await pickColor(one.page, "red");
+      await draw(one.page, ...FIRST);
+      await draw(one.page, ...SECOND);
+      await one.page.click("#undo");
+      await untilData(one.page, "unsent", "0");
+      const url = one.page.url();
+      // Nobody is left who could bring it.
+      await one.page.close();
+      current = undefined;
+      await first.kill();
+      current = await startServer(first.port, settings);
+      const late = await open(t, url);
+      await untilInked(late.page, middle(FIRST), "red");
+      assert.equal(await isInked(late.page, middle(SECOND), "red"), false);
     });
 
     test("a server that is replaced in the middle of a stroke costs nothing", async (t) => {

@@ -64,6 +64,11 @@ export async function untilUnsent(page) {
   await page.waitForFunction(() => Number(document.documentElement.dataset.unsent) > 0, WAIT);
 }
 
+/** How many strokes the page says are waiting. */
+export function unsentOf(page) {
+  return page.evaluate(() => Number(document.documentElement.dataset.unsent));
+}
+
 export async function untilNotConnected(page) {
   await page.waitForFunction(() => document.documentElement.dataset.state !== "connected", WAIT);
 }
