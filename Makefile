@@ -74,7 +74,7 @@ test: frontend setup
 	$(MAKE) test-manifests
 
 # the overlays against schemas, each other and the server; see docs/kubernetes.md
-test-manifests:
+test-manifests: frontend
 	$(CARGO) build --bin quicket
 	QUICKET=$(CURDIR)/target/debug/quicket $$(scripts/python-tools)/pytest -q -p no:cacheprovider tests/manifests
 
@@ -84,7 +84,7 @@ fallback: frontend setup
 	cd tests/browser && node fallback.mjs
 
 # both images by buildah; minutes of compiling, and root, which is why it is no part of `make test`
-image-test:
+image-test: frontend
 	scripts/image-test
 
 # some minutes; both columns of the tables come from the same run

@@ -1,5 +1,7 @@
 """The Dockerfile and compose.yaml. What is in the images is looked at by `make image-test`."""
 
+import filecmp
+import os
 import re
 import shutil
 import subprocess
@@ -33,6 +35,31 @@ def test_final_stages_run_as_the_manifests_say():
         assert f"\nUSER {user['runAsUser']}:{user['runAsGroup']}\n" in stages()[stage]
         assert re.search(r'^ENTRYPOINT \["', stages()[stage], re.M), "exec form: no shell as PID 1"
         assert "RUN" not in stages()[stage], "these images have no shell, or need none"
+
+
+def below(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_page_in_the_images_is_the_one_that_make_builds(tmp_path):
+    """Both images take the page of one stage, whose commands are run here as they stand in the Dockerfile."""
+    for stage in ["build", "frontend"]:
+        assert "\nCOPY --from=page /src/frontend/dist " in stages()[stage]
+    instructions = re.findall(r"^(COPY|RUN) (.*)$", stages()["page"], re.M)
+    assert [kind for kind, _ in instructions] == ["COPY", "RUN", "COPY", "RUN"]
+    (_, locked), (_, install), (_, sources), (_, build) = instructions
+    assert locked.split() == ["frontend/package.json", "frontend/package-lock.json", "./"]
+    assert sources.split() == ["frontend", "./"]
+    assert install.startswith("npm ci"), "from the lock file, as make does, whose modules are taken here"
+    page, made = tmp_path / "frontend", ROOT / "frontend"
+    ignored = [line.removeprefix("frontend/") for line in (ROOT / ".dockerignore").read_text().splitlines()]
+    shutil.copytree(made, page, ignore=lambda folder, names: set(names) & set(ignored) if folder == str(made) else [])
+    assert not (page / "dist").exists()
+    shutil.copytree(made / "node_modules", page / "node_modules", copy_function=os.link, symlinks=True)
+    subprocess.run(["sh", "-ec", build], cwd=page, check=True, capture_output=True)
+    files = below(page / "dist")
+    assert files == below(made / "dist") and len(files) > 10
+    assert filecmp.cmpfiles(page / "dist", made / "dist", files, shallow=False) == (files, [], [])
 
 
 def test_all_say_the_same_version():
