@@ -51,6 +51,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod metrics;
+mod random;
 mod time;
 
 pub use self::cluster::redis::Redis;

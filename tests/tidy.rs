@@ -182,6 +182,7 @@ fn the_measure_of_functions_measures() {
 const IMPORTS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("time", &[]),
+    ("random", &[]),
     ("config", &["error"]),
     ("metrics", &["engine", "error"]),
     ("engine", &["error", "time", "config"]),
@@ -189,10 +190,18 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("fanout", &["engine", "error"]),
     (
         "cluster",
-        &["engine::packet", "engine::NodeTag", "socketio::packet", "error", "config", "metrics"],
+        &[
+            "engine::packet",
+            "engine::NodeTag",
+            "socketio::packet",
+            "error",
+            "config",
+            "metrics",
+            "random",
+        ],
     ),
     ("jwt", &["config", "error"]),
-    ("socketio", &["cluster", "fanout", "engine", "jwt", "config", "error", "metrics"]),
+    ("socketio", &["cluster", "fanout", "engine", "jwt", "config", "error", "metrics", "random"]),
     (
         "server",
         &[

@@ -160,6 +160,7 @@ impl Broadcast {
         let (mut local_open, mut remote_open) = (true, remote.is_some());
         while local_open || remote_open {
             tokio::select! {
+                biased; // there is an end to both
                 answer = local.recv(), if local_open => match answer {
                     Some(answer) => answers.take(&answer),
                     None => local_open = false,

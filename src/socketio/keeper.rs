@@ -154,11 +154,12 @@ impl Keeper {
             let mut queue = self.queue.lock();
             let mut sockets: Vec<_> =
                 queue.dirty.drain(..).filter_map(|socket| socket.upgrade()).collect();
-            sockets.sort_by_key(Arc::as_ptr);
+            // (by what does not change from run to run)
+            sockets.sort_by(|a, b| a.id.as_str().cmp(b.id.as_str()));
             sockets.dedup_by(|a, b| Arc::ptr_eq(a, b));
             let now = Instant::now();
             queue.last.retain(|_, last| last.until > now);
-            let last: Vec<Last> = queue
+            let mut last: Vec<Last> = queue
                 .last
                 .values_mut()
                 .take(MAX_LAST)
@@ -167,6 +168,7 @@ impl Keeper {
                     last.clone()
                 })
                 .collect();
+            last.sort_by(|a, b| a.record.pid.as_str().cmp(b.record.pid.as_str()));
             (sockets, last)
         };
         self.busy.store(sockets.len() + last.len(), Ordering::Release);

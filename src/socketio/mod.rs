@@ -61,6 +61,7 @@ use crate::engine::packet::Str;
 use crate::engine::{NodeTag, Sid};
 use crate::jwt::Jwt;
 use crate::metrics::Metrics;
+use crate::random::random;
 
 /// All namespaces of one server.
 pub(crate) struct SocketIo {
@@ -262,7 +263,7 @@ impl SocketIo {
     }
 
     pub(crate) fn new_socket_id(&self) -> Str {
-        Str::copy_from_slice(Sid::new(rand::random(), self.node).as_str())
+        Str::copy_from_slice(Sid::new(random(), self.node).as_str())
     }
 
     fn get_or_make(

@@ -1,11 +1,16 @@
 //! Who is in which room: a two-way index over the sockets of one namespace.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use slab::Slab;
 
 use crate::cluster::message::Target;
 use crate::engine::packet::Str;
+
+/// The sockets of a room, by their keys. These are our own and need no secret hash: so that what is sent to
+/// many goes out in an order that does not change from run to run.
+type Members = HashSet<usize, BuildHasherDefault<DefaultHasher>>;
 
 #[derive(Debug)]
 struct Member<T> {
@@ -24,7 +29,7 @@ struct Member<T> {
 pub(crate) struct Rooms<T> {
     members: Slab<Member<T>>,
     ids: HashMap<Str, usize>,
-    rooms: HashMap<Str, HashSet<usize>>,
+    rooms: HashMap<Str, Members>,
     selects: u64,
 }
 
@@ -153,7 +158,7 @@ impl<T: Clone> Rooms<T> {
 }
 
 /// The members of a room: those who joined it, and the socket whose id it is.
-fn keys(rooms: &HashMap<Str, HashSet<usize>>, ids: &HashMap<Str, usize>, room: &Str) -> Vec<usize> {
+fn keys(rooms: &HashMap<Str, Members>, ids: &HashMap<Str, usize>, room: &Str) -> Vec<usize> {
     let joined = rooms.get(room).into_iter().flatten();
     joined.chain(ids.get(room)).copied().collect()
 }

@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientInterface, StreamsInterface, TransactionInterface};
 use fred::types::client::ClientKillFilter;
 use fred::types::config::Server;
 use fred::types::{Message as ChannelMessage, Value};
 use futures_util::future::try_join_all;
 use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::access::Access;
 use super::channels::{listen, post, subscribe};
@@ -22,6 +22,7 @@ use super::position::Standing;
 use super::servers::{self, Servers, Watch};
 use super::{Post, Shared, Start, Stream};
 use crate::cluster::wire::StreamId;
+use crate::random::random;
 
 /// Entries stored in one transaction. There is one at a time, so this is what a slow Redis takes in a round trip.
 const STORE_BATCH: usize = 1024;
@@ -83,7 +84,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
             backoff = BACKOFF_FIRST; // it had worked
         }
         // jitter, so that the nodes of a cluster do not come back all at once
-        let pause = backoff.mul_f64(rand::random_range(0.5..1.5));
+        let pause = backoff.mul_f64(0.5 + random::<f64>());
         let _ = tokio::time::timeout(pause, closing.wait_for(|closing| *closing)).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
@@ -232,7 +233,7 @@ async fn filters_of(writer: &Connection) -> Result<Option<Vec<ClientKillFilter>>
 }
 
 async fn end_writer(writer: &Connection, old: Vec<ClientKillFilter>) -> Result<(), Error> {
-    match writer.ask(writer.client_kill::<Value>(old)).await {
+    match writer.ask(writer.client_kill(old)).await {
         Err(error) if is_answer(&error) => {
             tracing::warn!(error = error.details(), "cannot end the old connection to Redis");
             Ok(())
@@ -249,8 +250,7 @@ fn is_answer(error: &Error) -> bool {
 // --- the streams
 
 async fn standing(client: &Connection, name: &str) -> Result<Standing, Error> {
-    let info: Result<HashMap<String, Value>, Error> =
-        client.ask(client.xinfo_stream(name, false, None)).await;
+    let info: Result<HashMap<String, Value>, Error> = client.ask(client.xinfo(name)).await;
     let info = match info {
         Ok(info) => info,
         Err(error) if error.details().contains("no such key") => {
@@ -320,9 +320,8 @@ async fn catch_up(
 /// Makes the stream, so that there is a position in it for sessions to begin at. The entry has no namespace,
 /// which every reader skips.
 async fn found(shared: &Shared, reader: &Connection, stream: &Stream) -> Result<Standing, Error> {
-    let fields = vec![("uid", shared.node.as_str()), ("type", "0")];
-    let made = reader.xadd::<Value, _, _, _, _>(&stream.name, false, None::<()>, "*", fields);
-    reader.ask(made).await?;
+    let fields = vec![("uid", shared.node.to_string()), ("type", "0".to_owned())];
+    reader.ask(reader.xadd(&stream.name, fields)).await?;
     standing(reader, &stream.name).await
 }
 
@@ -332,8 +331,7 @@ async fn fill(reader: &Connection, stream: &Stream, standing: Standing) -> Resul
     let (mut entries, mut from) = (Vec::new(), start);
     while from < standing.last {
         let range = (format!("({from}"), standing.last.to_string());
-        let reply =
-            reader.xrange::<Value, _, _, _>(&stream.name, range.0, range.1, Some(FILL_COUNT));
+        let reply = reader.xrange(&stream.name, range.0, range.1, FILL_COUNT);
         let Value::Array(read) = reader.ask(reply).await? else { break };
         if read.is_empty() {
             break;
@@ -380,9 +378,7 @@ async fn fetch(
 ) -> Result<Vec<RawEntry>, Error> {
     let cursor = stream.feed.lock().cursor().to_string();
     let time = COMMAND_TIMEOUT + block.unwrap_or_default();
-    let block = block.map(|block| block.as_millis() as u64);
-    let wanted = Some(count.0 as u64);
-    let reply = reader.xread::<Value, _, _>(wanted, block, &stream.name, cursor);
+    let reply = reader.xread(&stream.name, cursor, count.0 as u64, block);
     let entries = parse_read(reader.ask_for(time, reply).await?)?;
     count.learn(&entries);
     Ok(entries)
@@ -501,22 +497,10 @@ async fn append(
     writer: &Connection,
     stream: &str,
     max_len: u64,
-    mut batch: Vec<(u64, Fields)>,
+    batch: Vec<(u64, Fields)>,
 ) -> Result<Vec<StreamId>, Error> {
-    let cap = ("MAXLEN", "~", max_len as i64);
-    // One command is all or nothing by itself. `fred` writes each command of a transaction to the socket
-    // alone, so that one event would be three packets and twice the work.
-    if batch.len() == 1
-        && let Some((_, fields)) = batch.pop()
-    {
-        let id: String = writer.xadd(stream, false, cap, "*", fields).await?;
-        return Ok(vec![id.parse().map_err(|_| malformed())?]);
-    }
-    let transaction = writer.multi();
-    for (_, fields) in batch {
-        let _: Value = transaction.xadd(stream, false, cap, "*", fields).await?;
-    }
-    let ids: Vec<String> = transaction.exec(true).await?;
+    let entries = batch.into_iter().map(|(_, fields)| fields).collect();
+    let ids = writer.append(stream, max_len, entries).await?;
     ids.iter().map(|id| id.parse().map_err(|_| malformed())).collect()
 }
 

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::clients::{Client, SubscriberClient};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::interfaces::ClientLike;
 use fred::types::config::{Config as ClientConfig, ConnectionConfig, Server};
-use fred::types::{Builder, Message as ChannelMessage};
-use futures_util::future::{join_all, try_join_all};
-use tokio::sync::{broadcast, watch};
+use fred::types::{Builder, ConnectHandle, Message as ChannelMessage};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared, join_all, try_join_all};
+use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
 
 use super::access::Access;
+use super::commands::{Channels, Commands, Quit};
 use super::servers::Servers;
 
 /// A command that takes longer says that the connection is dead.
@@ -30,9 +31,10 @@ const CHANNEL_CAPACITY: usize = 16 * 1024;
 const QUIT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A connection to one server, gone when it is dropped.
-pub(super) struct Connection<C = Client> {
+pub(super) struct Connection<C = Commands> {
     client: C,
-    ended: watch::Receiver<bool>,
+    /// (Who waits first learns of it first: a simulation comes out the same every time.)
+    ended: Shared<BoxFuture<'static, ()>>,
     task: AbortHandle,
 }
 
@@ -76,34 +78,40 @@ impl<C> Connection<C> {
 
     /// Waits until it is dead. `fred` lets commands wait for ever then.
     pub(super) async fn ended(&self) -> Error {
-        // an error says that the task is gone, which is the same
-        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+        self.ended.clone().await;
         Error::new(ErrorKind::IO, "the connection to Redis ended")
     }
 }
 
 pub(super) async fn connect_to(config: ClientConfig) -> Result<Connection, Error> {
-    let client = builder(config).build()?;
-    open(client).await
+    open(builder(config).build()?, Commands::Redis).await
 }
 
 /// In a task of its own: who gives up waiting (there is another answer already) lets go of a connection that is
 /// only being made, and `fred` would keep that one for ever.
-async fn open<C>(client: C) -> Result<Connection<C>, Error>
+async fn open<C, T>(client: C, as_one: fn(C) -> T) -> Result<Connection<T>, Error>
 where
     C: ClientLike + Send + Sync + 'static,
+    T: Send + 'static,
 {
     let opening = tokio::spawn(async move {
         let task = client.init().await.map_err(explain)?;
-        let (sender, ended) = watch::channel(false);
-        let handle = task.abort_handle();
-        tokio::spawn(async move {
-            let _ = task.await;
-            sender.send_replace(true);
-        });
-        Ok(Connection { client, ended, task: handle })
+        Ok(connection(as_one(client), task))
     });
     opening.await?
+}
+
+async fn listen_to(config: ClientConfig) -> Result<Connection<Channels>, Error> {
+    open(builder(config).build_subscriber_client()?, Channels::Redis).await
+}
+
+/// `task` ends with the connection.
+fn connection<C>(client: C, task: ConnectHandle) -> Connection<C> {
+    let handle = task.abort_handle();
+    // however the task ended, the connection has
+    let ended = async move { drop(task.await) }.boxed().shared();
+    tokio::spawn(ended.clone());
+    Connection { client, ended, task: handle }
 }
 
 fn builder(config: ClientConfig) -> Builder {
@@ -143,7 +151,7 @@ pub(super) struct Link {
     writers: HashMap<Server, Connection>,
     /// To those of the cluster at which only peers may be.
     others: HashMap<Server, Connection>,
-    subscribers: HashMap<Server, Connection<SubscriberClient>>,
+    subscribers: HashMap<Server, Connection<Channels>>,
 }
 
 impl Link {
@@ -191,14 +199,14 @@ impl Link {
         }));
         let listening = if *sharded { servers.primaries.clone() } else { vec![home.clone()] };
         let subscribers = listening.into_iter().map(|server| async move {
-            let client = builder(access.to_server(&server)).build_subscriber_client()?;
-            Ok::<_, Error>((server, open(client).await?))
+            let subscriber = listen_to(access.to_server(&server)).await?;
+            Ok::<_, Error>((server, subscriber))
         });
         let (others, subscribers) = tokio::join!(others, try_join_all(subscribers));
         // one that is gone has no subscribers either
         self.others = others.into_iter().flatten().collect();
         self.subscribers = subscribers?.into_iter().collect();
-        Ok(self.subscribers.values().map(|subscriber| subscriber.message_rx()).collect())
+        Ok(self.subscribers.values().map(|subscriber| subscriber.messages()).collect())
     }
 
     /// The connection to who has this key or channel.
@@ -240,10 +248,10 @@ impl Link {
         let payload = Bytes::from(payload);
         if self.sharded {
             let writer = self.writer(channel)?;
-            writer.ask(writer.spublish::<(), _, _>(channel, payload)).await
+            writer.ask(writer.spublish(channel, payload)).await
         } else {
             let writer = self.at_home()?;
-            writer.ask(writer.publish::<(), _, _>(channel, payload)).await
+            writer.ask(writer.publish(channel, payload)).await
         }
     }
 
@@ -252,13 +260,12 @@ impl Link {
         type Counts = HashMap<String, usize>;
         if self.sharded {
             let owner = self.writer(channel)?;
-            let counts: Counts = owner.ask(owner.pubsub_shardnumsub(channel)).await?;
+            let counts = owner.ask(owner.shardnumsub(channel)).await?;
             return Ok(counts.values().sum());
         }
         let count = |connection: &Connection| {
             let client = (**connection).clone();
-            let channel = channel.to_owned();
-            async move { client.pubsub_numsub::<Counts, _>(channel).await }
+            async move { client.numsub(channel).await }
         };
         let needed = self.writers.values().map(|writer| writer.ask(count(writer)));
         let others = self.others.values().map(|other| other.ask(count(other)));
@@ -295,14 +302,14 @@ impl Link {
         self.writers.get(&self.home).ok_or_else(no_server)
     }
 
-    fn subscriber(&self, server: &Server) -> Result<&Connection<SubscriberClient>, Error> {
+    fn subscriber(&self, server: &Server) -> Result<&Connection<Channels>, Error> {
         self.subscribers.get(server).ok_or_else(no_server)
     }
 }
 
 type Ended<'a> = std::pin::Pin<Box<dyn Future<Output = Error> + Send + 'a>>;
 
-async fn end<C: ClientLike>(connection: &Connection<C>) {
+async fn end<C: Quit>(connection: &Connection<C>) {
     let _ = tokio::time::timeout(QUIT_TIMEOUT, connection.quit()).await;
     connection.task.abort();
 }

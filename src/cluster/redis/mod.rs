@@ -12,6 +12,7 @@
 mod access;
 mod channels;
 mod client;
+mod commands;
 mod epoch;
 mod feed;
 mod link;
@@ -20,6 +21,7 @@ mod position;
 mod requests;
 mod servers;
 mod sessions;
+mod watched;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +48,7 @@ use crate::config::RedisConfig;
 use crate::engine::packet::Str;
 use crate::error::{EmitError, ServeError};
 use crate::metrics::Metrics;
+use crate::random::random;
 use crate::socketio::packet::Codec;
 
 /// How long a node tries to connect before it gives up to start.
@@ -197,8 +200,8 @@ impl RedisBus {
             channels: Mutex::new(None),
             connected: AtomicBool::new(false),
             started: watch::Sender::new(Start::Tried(None)),
-            request_ids: AtomicU64::new(rand::random()),
-            node: format!("{:0NODE_CHARS$x}", rand::random::<u64>()).into(),
+            request_ids: AtomicU64::new(random()),
+            node: format!("{:0NODE_CHARS$x}", random::<u64>()).into(),
             closing: watch::Sender::new(false),
             closed: watch::Sender::new(false),
         });
@@ -295,7 +298,7 @@ impl Log for RedisLog {
         let connected = self.shared.connected.load(Ordering::Acquire);
         // without Redis it is due at once
         let wait = if connected { self.shared.config.local_deadline } else { Duration::ZERO };
-        let due = Instant::now() + wait;
+        let due = now() + wait;
         let mut feed = space.stream.feed.lock();
         feed.push(due, space.nsp.clone(), message, fields).map_err(|_| EmitError::BusFull)?;
         let watch = feed.next_is_last();
@@ -368,7 +371,7 @@ impl Log for RedisLog {
 
 impl Shared {
     fn new_space(&self, nsp: &Str) -> Space {
-        let uid: Str = format!("{}{:016x}", self.node, rand::random::<u64>()).into();
+        let uid: Str = format!("{}{:016x}", self.node, random::<u64>()).into();
         let name = wire::stream_name(&self.config.stream_name, self.config.stream_count, nsp);
         let stream = self.streams.iter().find(|stream| stream.name == name);
         Space {
@@ -520,7 +523,7 @@ impl Shared {
             *self.channels.lock() = None;
             self.requests.fail_all();
             for stream in &self.streams {
-                stream.feed.lock().hurry(Instant::now());
+                stream.feed.lock().hurry(now());
                 stream.to_watch.notify_one();
             }
         }
@@ -555,6 +558,11 @@ impl Space {
     }
 }
 
+/// Tokio's clock, so that tests can pause it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Delivers own messages on this node that Redis does not bring back in time.
 async fn watch_overdue(shared: Weak<Shared>, stream: Arc<Stream>) {
     loop {
@@ -568,7 +576,7 @@ async fn watch_overdue(shared: Weak<Shared>, stream: Arc<Stream>) {
         }
         let Some(shared) = shared.upgrade() else { return };
         let _delivery = stream.delivery.lock();
-        let late = stream.feed.lock().overdue(Instant::now());
+        let late = stream.feed.lock().overdue(now());
         shared.deliver_late(&stream, late);
     }
 }

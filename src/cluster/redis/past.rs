@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
+use super::watched::Watched;
 use crate::cluster::history::{Early, Offset, Origin, Past, Tail, TailLimits, note_early};
 use crate::cluster::message::Message;
 use crate::cluster::wire::{Entry, StreamId};
@@ -18,7 +18,7 @@ const UID_CHARS: usize = 32;
 
 /// Written under the stream's delivery lock only; read by anyone.
 pub(super) struct Delivered {
-    mark: watch::Sender<Offset>,
+    mark: Arc<Watched<Offset>>,
     tail: Mutex<Option<Tail>>,
     early: Mutex<Vec<Early>>,
 }
@@ -27,14 +27,14 @@ impl Delivered {
     /// `history`: what to remember for recovery.
     pub(super) fn new(history: Option<TailLimits>) -> Self {
         Self {
-            mark: watch::Sender::new(Offset::default()),
+            mark: Arc::new(Watched::new(Offset::default())),
             tail: Mutex::new(history.map(Tail::new)),
             early: Mutex::default(),
         }
     }
 
     pub(super) fn mark(&self) -> Offset {
-        *self.mark.borrow()
+        self.mark.value()
     }
 
     pub(super) fn remembers(&self) -> bool {
@@ -54,11 +54,9 @@ impl Delivered {
     }
 
     pub(super) fn reached(&self, id: StreamId) -> impl Future<Output = ()> + Send + 'static {
-        let mut mark = self.mark.subscribe();
+        let mark = self.mark.clone();
         async move {
-            if mark.wait_for(|mark| mark.id >= id).await.is_err() {
-                std::future::pending().await // the bus is gone, and will not get there
-            }
+            mark.wait_for(|mark| mark.id >= id).await;
         }
     }
 
@@ -70,7 +68,7 @@ impl Delivered {
         if let (Some(tail), Some(past)) = (&mut *self.tail.lock(), past) {
             tail.push(past);
         }
-        self.mark.send_replace(id.into());
+        self.mark.set(id.into());
     }
 
     /// An own message is delivered ahead of the stream. Gives the offset that it is sent with.
@@ -82,12 +80,12 @@ impl Delivered {
 
     /// It was delivered.
     pub(super) fn went_ahead(&self, offset: Offset) {
-        self.mark.send_replace(offset);
+        self.mark.set(offset);
     }
 
     /// Delivering begins behind `id`.
     pub(super) fn begin(&self, id: StreamId) {
-        self.mark.send_replace(id.into());
+        self.mark.set(id.into());
     }
 
     /// What was before `id` is lost or in doubt: nobody is recovered over it.
@@ -97,7 +95,7 @@ impl Delivered {
         if let Some(tail) = &mut *self.tail.lock() {
             tail.restart(start);
         }
-        self.mark.send_replace(id.into());
+        self.mark.set(id.into());
     }
 
     /// What was in the stream when the node started. `start`: nothing is missing behind it.

@@ -5,9 +5,8 @@
 //! repaired, and repeated, behind our back.
 
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::ClientLike;
+use fred::types::Value;
 use fred::types::config::{Server, ServerConfig};
-use fred::types::{ClusterHash, CustomCommand, Value};
 use fred::util::redis_keyslot;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -145,9 +144,7 @@ async fn ask(access: &Access, server: &Server, connection: &Connection) -> Resul
 }
 
 async fn command(connection: &Connection, words: &[&str]) -> Result<Value, Error> {
-    let command = CustomCommand::new(words[0].to_owned(), ClusterHash::FirstKey, false);
-    let args: Vec<String> = words[1..].iter().map(|word| (*word).to_owned()).collect();
-    connection.ask(connection.custom::<Value, _>(command, args)).await
+    connection.ask(connection.custom(words)).await
 }
 
 // --- Sentinel

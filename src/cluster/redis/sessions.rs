@@ -5,18 +5,19 @@
 //! since is told. Each change is one script, so that nobody can come in between.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fred::error::Error;
-use fred::interfaces::{HashesInterface, KeysInterface, LuaInterface};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::RedisLog;
 use super::link::SharedLink;
+use super::watched::Watched;
 use crate::cluster::session::{self, LetGo, Record, Unavailable, Written};
 use crate::cluster::wire::{self, CallIn, session_keys};
 use crate::engine::packet::Str;
@@ -77,7 +78,7 @@ return 1
 /// What the store of one node holds.
 pub(super) struct Sessions {
     /// The connections of the epoch, if there is one.
-    link: watch::Sender<Option<SharedLink>>,
+    link: Arc<Watched<Option<SharedLink>>>,
     /// Calls that wait for the owner's answer, by their id.
     calls: Mutex<HashMap<String, oneshot::Sender<Option<LetGo>>>>,
     /// Answers of Redis to any of these commands.
@@ -86,13 +87,14 @@ pub(super) struct Sessions {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { link: watch::Sender::new(None), calls: Mutex::default(), answers: AtomicU64::new(0) }
+        let link = Arc::new(Watched::new(None));
+        Self { link, calls: Mutex::default(), answers: AtomicU64::new(0) }
     }
 }
 
 impl Sessions {
     pub(super) fn set_link(&self, link: Option<SharedLink>) {
-        self.link.send_replace(link);
+        self.link.set(link);
     }
 
     /// The owner has answered.
@@ -126,12 +128,10 @@ impl Sessions {
     }
 
     fn link(&self) -> impl Future<Output = Result<SharedLink, Unavailable>> + Send + 'static {
-        let mut link = self.link.subscribe();
+        let link = self.link.clone();
         async move {
             let there = link.wait_for(Option::is_some);
-            let there = tokio::time::timeout(LINK_TIMEOUT, there).await;
-            let link = there.ok().and_then(Result::ok).and_then(|link| link.clone());
-            link.ok_or(Unavailable)
+            tokio::time::timeout(LINK_TIMEOUT, there).await.ok().flatten().ok_or(Unavailable)
         }
     }
 }
@@ -146,7 +146,7 @@ async fn script(
     let (value, owner) = session_keys(PREFIX, pid);
     let command = async {
         let writer = link.writer_of(&value)?;
-        let done = writer.eval::<i64, _, _, _>(script, vec![value.clone(), owner], arguments);
+        let done = writer.eval(script, vec![value.clone(), owner], arguments);
         writer.ask(done).await
     };
     match sessions.heard(command).await? {
@@ -168,9 +168,8 @@ async fn load(
     let (value, owner) = session_keys(PREFIX, &pid);
     let command = async {
         let writer = link.writer_of(&value)?;
-        let stored: Option<bytes::Bytes> = writer.ask(writer.get(value.as_str())).await?;
-        let fields = vec!["generation", "owner"];
-        let held: Vec<Option<String>> = writer.ask(writer.hmget(owner, fields)).await?;
+        let stored = writer.ask(writer.get(&value)).await?;
+        let held = writer.ask(writer.hmget(&owner, &["generation", "owner"])).await?;
         Ok((stored, held))
     };
     let (stored, held) = sessions.heard(command).await?;
