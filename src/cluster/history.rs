@@ -8,8 +8,10 @@
 //! the last offset of a client is right whatever came last.
 //!
 //! A node that is cut off from Redis delivers its own events ahead of the log ("early", guarantee G6).
-//! They have no id yet, so their offset is the last id and their number on that node: `5-0~17`. Node
-//! would not take such an offset back, and it need not: without Redis nothing is recovered.
+//! They have no id yet, so their offset is the last id and their number on that node: `5-0~17`. Offsets
+//! keep that number until the log has shown the message (`6-0~17`, `9-0~17`, then `10-0`): who reads one
+//! knows whether there is anything ahead of the log that the client has got, even if the node that
+//! delivered it cannot be asked. Node would not take such an offset back, and it need not.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,8 +23,8 @@ use super::wire::{Entry, Malformed, StreamId};
 use crate::engine::packet::Str;
 use crate::socketio::packet::Codec;
 
-/// Where a receiver stands: behind the entry `id`, and behind the early message `early` that came after it
-/// (0: none did).
+/// Where a receiver stands: behind the entry `id`, and behind the message `early` that its node delivered
+/// ahead of the log and that the log has not shown until `id` (0: there is none).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Offset {
     pub(crate) id: StreamId,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use super::history::Early;
+use super::history::{Early, Offset};
 use super::wire::StreamId;
 use crate::engine::packet::Str;
 
@@ -44,11 +44,16 @@ pub(crate) struct Record {
     pub(crate) start: StreamId,
     /// The record tells how things were when everything up to here had been delivered. `None` for a session
     /// that Node stored: as of the client's offset.
-    pub(crate) at: Option<StreamId>,
+    pub(crate) at: Option<Offset>,
     /// The rooms, without its own.
     pub(crate) rooms: Vec<Span>,
     pub(crate) sent: Option<Sent>,
     pub(crate) early: Vec<Early>,
+    /// With this offset the client came when the session was new. It is from an earlier one (official clients
+    /// keep it), and behind the start of this one: the node that began it was behind another.
+    pub(crate) leftover: Option<Offset>,
+    /// The node that wrote this; as [`Self::owner`], which may have taken it since without saying more.
+    pub(crate) by: Str,
     /// The node that has the socket, or had it last: its name for this namespace ([`super::Log::name`]).
     pub(crate) owner: Str,
     /// Rises with every change of the owner. Who holds an older one may not write any more.

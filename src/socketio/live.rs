@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::socket::Socket;
 use crate::cluster::StreamId;
-use crate::cluster::history::{At, Early, Way};
+use crate::cluster::history::{At, Early, Offset, Way};
 use crate::cluster::message::Flags;
 use crate::cluster::session::Record;
 use crate::config::SocketIoConfig;
@@ -13,7 +13,7 @@ use crate::engine::packet::Str;
 use crate::error::CloseReason;
 
 /// Where a node is: the last entry that it delivered, and what it delivered ahead of the log.
-pub(super) type Place = (StreamId, Vec<Early>);
+pub(super) type Place = (Offset, Vec<Early>);
 
 impl Socket {
     /// Joins rooms; `at`: where this node is, while recovery is on.
@@ -109,7 +109,7 @@ impl Socket {
     /// Where the node is now; `None` while recovery is off.
     pub(super) fn place(&self) -> Option<Place> {
         let log = &self.0.namespace.log;
-        self.0.session.is_some().then(|| (log.mark().id, log.early()))
+        self.0.session.is_some().then(|| (log.mark(), log.early()))
     }
 
     /// As [`Self::record`]. The socket must have been among those that are delivered to until `place` was
@@ -131,6 +131,8 @@ impl Socket {
             rooms: Vec::new(),
             sent: None,
             early: Vec::new(),
+            leftover: None,
+            by: log.name().clone(),
             owner: log.name().clone(),
             generation: session.generation.load(Ordering::Acquire),
         };

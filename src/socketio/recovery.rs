@@ -39,13 +39,15 @@ pub(super) struct Track {
     entered: u64,
     /// Early messages that it has got elsewhere, before.
     inherited: Vec<Early>,
+    /// See [`Record::leftover`].
+    leftover: Option<Offset>,
 }
 
 impl Track {
     /// A session that begins at `start`.
     pub(super) fn new(start: StreamId) -> Self {
         let sent = Sent { behind: start, ids: VecDeque::new() };
-        Self { start, rooms: Vec::new(), sent, entered: 0, inherited: Vec::new() }
+        Self { start, rooms: Vec::new(), sent, entered: 0, inherited: Vec::new(), leftover: None }
     }
 
     /// From now on it is among those that early messages are delivered to; the last one was `early`.
@@ -55,6 +57,16 @@ impl Track {
 
     pub(super) fn start(&self) -> StreamId {
         self.start
+    }
+
+    /// What the client of a new session has got last, in an earlier one.
+    pub(super) fn left_over(&mut self, offset: Option<Offset>) {
+        // what is before all that this session can give it says nothing
+        self.leftover = offset.filter(|offset| *offset > self.start.into());
+    }
+
+    pub(super) fn leftover(&self) -> Option<Offset> {
+        self.leftover
     }
 
     pub(super) fn join(&mut self, rooms: &[Str], at: StreamId) {
@@ -89,11 +101,12 @@ impl Track {
 
     /// Fills the part of a record that this knows. `at`: where the node is; it must have been asked before.
     /// `early`: what the node delivered ahead of the log.
-    pub(super) fn record(&self, record: &mut Record, at: StreamId, early: Vec<Early>) {
+    pub(super) fn record(&self, record: &mut Record, at: Offset, early: Vec<Early>) {
         record.start = self.start;
         record.at = Some(at);
         record.rooms.clone_from(&self.rooms);
         record.sent = Some(self.sent.clone());
+        record.leftover = self.leftover;
         record.early.clone_from(&self.inherited);
         record.early.extend(early.into_iter().filter_map(|early| {
             let from = early.from.max(self.entered + 1);
@@ -126,6 +139,15 @@ pub(crate) enum Claim {
     Offset(Offset),
     /// Something that is no offset (an application may overwrite it with its own `auth`).
     Unreadable,
+}
+
+impl Claim {
+    pub(super) fn offset(self) -> Option<Offset> {
+        match self {
+            Self::Offset(offset) => Some(offset),
+            Self::Nothing | Self::Unreadable => None,
+        }
+    }
 }
 
 /// How much may be sent again to one client.
@@ -182,17 +204,16 @@ impl Replay {
         }
         // What was done to the socket behind the record may be before what the client got last. (Records are
         // written soon after such a change: one that is forgotten is in the record.)
-        let passed = record.at.map_or(from, |at| at.min(from).max(oldest));
+        let at = record.at.map(|at| at.id);
+        let passed = at.map_or(from, |at| at.min(from).max(oldest));
         let received = match offset {
-            Some(offset) => {
-                record.early.iter().filter_map(|early| early.received(offset)).collect()
-            }
+            Some(offset) => received(record, offset)?,
             None => Vec::new(),
         };
         Ok(Self {
             sid: record.sid.clone(),
             start: record.start,
-            at: record.at.unwrap_or(from),
+            at: at.unwrap_or(from),
             rooms: record.rooms.clone(),
             sent: record.sent.clone().unwrap_or(Sent { behind: from, ids: VecDeque::new() }),
             applied: record.early.clone(),
@@ -319,9 +340,48 @@ impl Replay {
             sent: self.sent,
             entered: 0,
             inherited: self.received,
+            leftover: None,
         };
         (track, rooms)
     }
+}
+
+/// What the client has got ahead of the log.
+///
+/// # Errors
+/// [`NotRecovered::Offset`]: something, and the record is older than that. (Its node was cut off from the
+/// store, and cannot be asked.) Nobody knows then what it was.
+fn received(record: &Record, offset: Offset) -> Result<Vec<Early>, NotRecovered> {
+    // without a node: an offset that the client came with, which was looked into then
+    let claim =
+        Early { node: Str::default(), after: offset.id, from: offset.early, to: offset.early };
+    let came_with_it = offset.early > 0 && record.early.contains(&claim);
+    // the node that has taken the session since has not said where the client stood there
+    let is_old = record.by != record.owner;
+    let mut received = Vec::new();
+    for early in record.early.iter().filter(|early| !early.node.is_empty()) {
+        let is_settled = early.after == StreamId::default();
+        if is_old && !is_settled && early.after <= offset.id {
+            return Err(NotRecovered::Offset);
+        }
+        // the number is one of another node's, from before; or else it would be in doubt whose it is
+        if came_with_it && early.after == offset.id {
+            if (early.from..=early.to).contains(&offset.early) {
+                return Err(NotRecovered::Offset);
+            }
+            continue;
+        }
+        received.extend(early.received(offset));
+    }
+    if offset.early > 0 {
+        let is_later = record.at.is_some_and(|at| at >= offset) && !is_old;
+        if !is_later && !came_with_it {
+            return Err(NotRecovered::Offset);
+        }
+        // it may come with this one again, to a node that knows nothing of it
+        received.push(claim);
+    }
+    Ok(received)
 }
 
 /// Where to begin: everything for this client up to there it has got, or was never for it.
@@ -334,6 +394,10 @@ fn begin(
         Claim::Offset(offset) if offset.id > head.id => return Err(NotRecovered::Offset),
         // The client got nothing in this session: the offset is left over from an earlier one.
         Claim::Offset(offset) if offset.id < record.start => None,
+        // It may be left over, and what the client got in this session may be up to there as well.
+        Claim::Offset(offset) if record.leftover == Some(offset) => {
+            return Err(NotRecovered::Offset);
+        }
         Claim::Offset(offset) => Some(offset),
         Claim::Nothing => None,
         Claim::Unreadable => {
@@ -349,7 +413,7 @@ fn begin(
     let Some(at) = record.at else {
         return offset.map(|offset| (offset.id, Some(offset))).ok_or(NotRecovered::Offset);
     };
-    let got = offset.map_or(record.start, |offset| offset.id);
+    let (got, at) = (offset.map_or(record.start, |offset| offset.id), at.id);
     let from = match &record.sent {
         Some(sent) if got < at && got >= sent.behind => {
             let next = sent.ids.iter().find(|id| **id > got);

@@ -14,6 +14,7 @@ use super::namespace::Inner as NamespaceInner;
 use super::packet::Outgoing;
 use super::recovery::{Bounds, Claim, Missed, Replay, step_all};
 use super::socket::{Session, Socket};
+use crate::cluster::history::Offset;
 use crate::cluster::session::{LetGo, Record, Written};
 use crate::cluster::{Log, StreamId};
 use crate::engine::packet::Str;
@@ -80,7 +81,9 @@ impl Shared {
         attempt: Attempt,
     ) {
         let mut stored = true;
-        if let Some(wish) = Wish::of(auth.payload.as_ref()) {
+        let wish = Wish::of(auth.payload.as_ref());
+        let leftover = wish.as_ref().and_then(|wish| wish.claim.offset());
+        if let Some(wish) = wish {
             match self.resume(&namespace, &wish, &auth, attempt).await {
                 Ok(replayed) => {
                     namespace.metrics.recovered.inc();
@@ -102,7 +105,7 @@ impl Shared {
         }
         let socket = self.new_socket(namespace, auth.payload.as_ref());
         match socket.0.namespace.admit(&socket, &auth).await {
-            Ok(()) => self.enter_fresh(&socket, attempt, stored).await,
+            Ok(()) => self.enter_fresh(&socket, attempt, leftover, stored).await,
             Err(error) => {
                 socket.close(CloseReason::ServerNamespaceDisconnect);
                 self.refuse(&socket.0.namespace.name, attempt, &error);
@@ -111,11 +114,22 @@ impl Shared {
     }
 
     /// A new session. Its record is written before the client hears of it, if it is to be `stored` first.
-    async fn enter_fresh(self: &Arc<Self>, socket: &Socket, attempt: Attempt, stored: bool) {
+    async fn enter_fresh(
+        self: &Arc<Self>,
+        socket: &Socket,
+        attempt: Attempt,
+        leftover: Option<Offset>,
+        stored: bool,
+    ) {
         let namespace = &socket.0.namespace;
         let Some(session) = &socket.0.session else { return };
         let start = namespace.log.mark().id;
-        session.track.lock().join(&socket.rooms_to_be(), start);
+        {
+            let mut track = session.track.lock();
+            track.join(&socket.rooms_to_be(), start);
+            track.enter(delivered_early(namespace)); // nothing until now is for it
+            track.left_over(leftover);
+        }
         let sessions = namespace.log.sessions();
         if stored
             && sessions.outlive_the_node()
@@ -228,8 +242,9 @@ impl Shared {
                     namespace.changed(socket);
                     return Ok(replayed);
                 }
-                // the client may try again
+                // the client may try again, and got nothing here
                 Entered::Gone => {
+                    record.by.clone_from(&record.owner);
                     namespace.session_ended(record, true);
                     return Err(End::Gone);
                 }
@@ -252,7 +267,7 @@ impl Shared {
             Claim::Offset(offset) => offset.id,
             Claim::Nothing | Claim::Unreadable => record.start,
         };
-        let needed = seen.max(record.at.unwrap_or_default());
+        let needed = seen.max(record.at.unwrap_or_default().id);
         if !reach(&**log, needed).await {
             let nobody_sent_that = seen >= needed;
             return Err(match nobody_sent_that {
@@ -300,15 +315,12 @@ impl Shared {
             // the same session has come in by another door
             return Entered::No(NotRecovered::Contended);
         }
-        let early = log
-            .early()
-            .iter()
-            .filter(|early| early.node == *log.node())
-            .map(|early| early.to)
-            .max();
         let (mut track, rooms) = replay.into_track();
         track.join(&socket.rooms_to_be(), log.mark().id);
-        track.enter(early.unwrap_or(0));
+        track.enter(delivered_early(namespace));
+        if fresh {
+            track.left_over(session.track.lock().leftover());
+        }
         for (missed, _) in &missed {
             track.sent(missed.id);
         }
@@ -373,6 +385,13 @@ async fn reach(log: &dyn Log, id: StreamId) -> bool {
 fn bounds(namespace: &NamespaceInner) -> Bounds {
     let recovery = &namespace.config.recovery;
     Bounds { events: recovery.max_events, bytes: recovery.max_bytes }
+}
+
+/// The last message that this node has delivered ahead of the log.
+fn delivered_early(namespace: &NamespaceInner) -> u64 {
+    let log = &namespace.log;
+    let early = log.early().into_iter().filter(|early| early.node == *log.node());
+    early.map(|early| early.to).max().unwrap_or(0)
 }
 
 fn encoded(namespace: &NamespaceInner, missed: Missed) -> (Missed, Arc<Encoded>) {

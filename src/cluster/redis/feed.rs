@@ -304,6 +304,12 @@ impl Feed {
         self.first_undelivered() + 1 == self.items.len()
     }
 
+    /// The last message that was delivered without Redis, while the stream has not shown it; otherwise 0.
+    pub(super) fn ahead(&self) -> u64 {
+        let last = self.first_undelivered().checked_sub(1);
+        last.and_then(|last| self.items.get(last)).map_or(0, |item| item.number)
+    }
+
     /// Is there a message that had to be delivered without Redis, and is not published yet?
     pub(super) fn is_late(&self) -> bool {
         self.items.front().is_some_and(|item| item.delivered)

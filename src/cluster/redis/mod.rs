@@ -406,34 +406,35 @@ impl Shared {
         let number = text("q").and_then(|number| number.parse().ok());
         let _delivery = stream.delivery.lock();
         let own = uid.starts_with(self.node.as_str());
-        let read = {
+        let (read, offset) = {
             let mut feed = stream.feed.lock();
             let read = feed.read(id, &uid, own, number);
             if feed.position().has_gap() {
                 stream.delivered.restart(id.before()); // before anybody is recovered over it
             }
+            let offset = Offset { id, early: feed.ahead() };
             let lost = feed.take_lost();
             drop(feed);
             self.deliver_late(stream, lost);
-            read
+            (read, offset)
         };
         let past = match read {
             Read::Known => None,
-            Read::Own(late) => self.apply_own(id, Way::Own, late),
-            Read::Echo(late) => self.apply_own(id, Way::Echo, late),
-            Read::Foreign => self.apply_foreign(id, fields),
+            Read::Own(late) => self.apply_own(offset, Way::Own, late),
+            Read::Echo(late) => self.apply_own(offset, Way::Echo, late),
+            Read::Foreign => self.apply_foreign(offset, fields),
         };
-        stream.delivered.entry(id, past);
+        stream.delivered.entry(offset, past);
     }
 
-    fn apply_own(&self, id: StreamId, way: Way, late: Late) -> Option<Past> {
+    fn apply_own(&self, offset: Offset, way: Way, late: Late) -> Option<Past> {
         let origin = Some(Origin { node: self.node.clone(), number: late.number });
-        let at = At { offset: id.into(), origin: origin.clone(), way };
+        let at = At { offset, origin: origin.clone(), way };
         self.deliver(&late.nsp, &at, &late.message);
-        remembered_message(id, origin, &late.nsp, &late.message)
+        remembered_message(offset.id, origin, &late.nsp, &late.message)
     }
 
-    fn apply_foreign(&self, id: StreamId, fields: HashMap<String, bytes::Bytes>) -> Option<Past> {
+    fn apply_foreign(&self, offset: Offset, fields: HashMap<String, bytes::Bytes>) -> Option<Past> {
         let (origin, bytes) = (origin_of(&fields), bytes_of(&fields));
         let entry = match Entry::parse(fields) {
             Ok(Some(entry)) => entry,
@@ -445,7 +446,7 @@ impl Shared {
             }
         };
         self.metrics.bus.received.inc();
-        let past = remembered(id, origin.clone(), &entry, bytes);
+        let past = remembered(offset.id, origin.clone(), &entry, bytes);
         let Some(space) = self.space(&entry.nsp) else { return past };
         // nobody here is meant: the payload need not be looked at
         if entry
@@ -457,7 +458,7 @@ impl Shared {
         }
         match entry.into_message(self.codec) {
             Ok(message) => {
-                space.deliver(&At { offset: id.into(), origin, way: Way::Foreign }, &message);
+                space.deliver(&At { offset, origin, way: Way::Foreign }, &message);
                 past
             }
             Err(error) => {

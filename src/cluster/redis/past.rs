@@ -61,14 +61,14 @@ impl Delivered {
     }
 
     /// An entry was delivered. One that goes back (a failover) is not remembered: see [`Self::restart`].
-    pub(super) fn entry(&self, id: StreamId, past: Option<Past>) {
-        if id <= self.mark().id {
+    pub(super) fn entry(&self, offset: Offset, past: Option<Past>) {
+        if offset.id <= self.mark().id {
             return;
         }
         if let (Some(tail), Some(past)) = (&mut *self.tail.lock(), past) {
             tail.push(past);
         }
-        self.mark.set(id.into());
+        self.mark.set(offset);
     }
 
     /// An own message is delivered ahead of the stream. Gives the offset that it is sent with.

@@ -44,6 +44,8 @@ struct Own {
     rooms: Vec<(String, String, Option<String>)>,
     sent: Option<(String, Vec<String>)>,
     early: Vec<(String, String, u64, u64)>,
+    leftover: Option<String>,
+    by: String,
 }
 
 /// The value to store.
@@ -56,7 +58,7 @@ pub(crate) fn encode_session(record: &Record) -> Result<String, EmitError> {
         nsp: record.nsp.to_string(),
         identity: record.identity.as_ref().map(ToString::to_string),
         start: id(&record.start),
-        at: id(&record.at.unwrap_or_default()),
+        at: record.at.unwrap_or_default().to_string(),
         rooms: record
             .rooms
             .iter()
@@ -71,6 +73,8 @@ pub(crate) fn encode_session(record: &Record) -> Result<String, EmitError> {
             .iter()
             .map(|early| (early.node.to_string(), id(&early.after), early.from, early.to))
             .collect(),
+        leftover: record.leftover.as_ref().map(ToString::to_string),
+        by: record.by.to_string(),
     };
     let joined = record.rooms.iter().filter(|span| span.until.is_none());
     let rooms = std::iter::once(&record.sid).chain(joined.map(|span| &span.room));
@@ -118,6 +122,8 @@ pub(crate) fn decode_session(stored: &[u8]) -> Result<Record, Malformed> {
         rooms,
         sent: None,
         early: Vec::new(),
+        leftover: None,
+        by: Str::default(),
         owner: Str::default(),
         generation: 0,
     };
@@ -147,6 +153,8 @@ fn own_part(record: Record, own: Own) -> Result<Record, Malformed> {
         rooms: own.rooms.into_iter().map(span).collect::<Result<_, _>>()?,
         sent: own.sent.map(sent).transpose()?,
         early: own.early.into_iter().map(early).collect::<Result<_, _>>()?,
+        leftover: own.leftover.map(|offset| offset.parse()).transpose()?,
+        by: own.by.into(),
         ..record
     })
 }

@@ -16,7 +16,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cluster::history::Early;
+use crate::cluster::history::{Early, Offset};
 use crate::cluster::load::Load;
 use crate::cluster::message::{Message, Reply, Request, SocketInfo};
 use crate::cluster::session::{LetGo, Record, Sent, Span};
@@ -369,6 +369,8 @@ fn sessions_are_nodes_sessions() {
         rooms: vec![stay("r1"), stay("r4")],
         sent: None,
         early: Vec::new(),
+        leftover: None,
+        by: "".into(),
         owner: "".into(),
         generation: 0,
     };
@@ -395,13 +397,15 @@ fn a_session_of_ours_comes_back_whole() {
         data: json!({"deep": [1, {"a": null}]}),
         identity: Some("alice".into()),
         start: id(1),
-        at: Some(id(9)),
+        at: Some(Offset { id: id(9), early: 9 }),
         rooms: vec![
             Span { room: "a".into(), since: id(1), until: Some(id(4)) },
             Span { room: "b".into(), since: id(2), until: None },
         ],
         sent: Some(Sent { behind: id(1), ids: [id(2), id(3)].into() }),
         early: vec![Early { node: "n".into(), after: id(5), from: 7, to: 9 }],
+        leftover: Some(Offset { id: id(3), early: 0 }),
+        by: "node".into(),
         owner: "".into(),
         generation: 0,
     };

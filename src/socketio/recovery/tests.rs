@@ -40,10 +40,12 @@ fn record_of(track: &Track, at: u64) -> Record {
         rooms: Vec::new(),
         sent: None,
         early: Vec::new(),
+        leftover: None,
+        by: "n".into(),
         owner: "n".into(),
         generation: 1,
     };
-    track.record(&mut record, id(at), Vec::new());
+    track.record(&mut record, id(at).into(), Vec::new());
     record
 }
 
@@ -258,6 +260,7 @@ fn what_was_had_ahead_of_the_log_is_not_sent_again() {
     let mut record = record_of(&track, 9);
     // three own messages of node a were delivered when its log stood at 9; Redis has them as 10, 12, 13
     record.early = vec![Early { node: "a".into(), after: id(9), from: 1, to: 3 }];
+    record.at = Some("9-0~3".parse().unwrap());
     let log = [
         by(event(10, to(&[])), "a", 1),
         event(11, to(&[])),
@@ -273,6 +276,26 @@ fn what_was_had_ahead_of_the_log_is_not_sent_again() {
         Ok(vec![14]),
         "all that came before 11 it has"
     );
+}
+
+#[test]
+fn what_was_had_ahead_of_the_log_from_a_node_that_cannot_be_asked_is_not_guessed() {
+    // written before the node was cut off
+    let mut record = record_of(&Track::new(id(5)), 8);
+    let log = [by(event(10, to(&[])), "a", 1), event(11, to(&[]))];
+    let claim = |text: &str| Claim::Offset(text.parse().unwrap());
+    assert_eq!(events(&record, claim("9-0~1"), &log), Err(NotRecovered::Offset));
+    assert_eq!(events(&record, claim("9-0"), &log), Ok(vec![10, 11]), "nothing ahead of it");
+    assert_eq!(events(&record, claim("11-0"), &log), Ok(vec![]), "the log has shown it since");
+    // the client had entered when all of it was delivered: nothing of it is the client's
+    record.at = Some("9-0~1".parse().unwrap());
+    assert_eq!(events(&record, claim("9-0~1"), &log), Ok(vec![10, 11]));
+    // and comes to another node before it has got anything
+    let mut replay = Replay::new(&record, claim("9-0~1"), (id(0), id(9).into()), BOUNDS).unwrap();
+    assert_eq!(replay.passed(), id(9));
+    assert!(replay.step(&event(10, to(&["x"])), Codec::Json).unwrap().is_none());
+    let (track, _) = replay.into_track();
+    assert_eq!(events(&record_of(&track, 9), claim("9-0~1"), &log), Ok(vec![10, 11]));
 }
 
 #[test]
@@ -399,4 +422,51 @@ proptest! {
         joined.sort();
         prop_assert_eq!(rooms, joined);
     }
+}
+
+#[test]
+fn an_offset_that_is_left_over_from_an_earlier_session_says_nothing_of_this_one() {
+    let log = [event(7, to(&[])), event(9, to(&[])), event(11, to(&[]))];
+    let claim = |text: &str| Claim::Offset(text.parse().unwrap());
+    // the session began at 5, on a node that was behind the one where its client had got 9
+    let mut track = Track::new(id(5));
+    track.left_over(Some(id(9).into()));
+    let record = record_of(&track, 5);
+    assert_eq!(events(&record, claim("9-0"), &log), Err(NotRecovered::Offset));
+    assert_eq!(events(&record, claim("7-0"), &log), Ok(vec![9, 11]), "got in this session");
+    assert_eq!(events(&record, claim("11-0"), &log), Ok(vec![]));
+    // on a node that was not behind it is of no importance
+    let mut track = Track::new(id(9));
+    track.left_over(Some(id(9).into()));
+    assert_eq!(events(&record_of(&track, 9), claim("9-0"), &log), Ok(vec![11]));
+}
+
+#[test]
+fn numbers_of_two_nodes_are_not_taken_for_each_other() {
+    let early = |from, to| Early { node: "b".into(), after: id(9), from, to };
+    let log = [by(event(10, to(&[])), "b", 3), event(11, to(&[]))];
+    let claim = Claim::Offset("9-0~17".parse().unwrap());
+    let came = Early { node: "".into(), after: id(9), from: 17, to: 17 };
+    // The client has got the 17th message of a, moved to b, and missed the third of b.
+    let mut record = record_of(&Track::new(id(5)), 9);
+    record.early = vec![came.clone(), early(3, 5)];
+    assert_eq!(events(&record, claim, &log), Ok(vec![10, 11]));
+    // b has a 17th itself
+    record.early = vec![came, early(3, 17)];
+    assert_eq!(events(&record, claim, &log), Err(NotRecovered::Offset));
+}
+
+#[test]
+fn a_node_that_died_before_it_said_where_the_client_stood_is_not_guessed_for() {
+    let log = [event(10, to(&[])), by(event(11, to(&[])), "a", 18)];
+    let mut record = record_of(&Track::new(id(5)), 9);
+    record.at = Some("9-0~20".parse().unwrap());
+    record.early = vec![Early { node: "a".into(), after: id(9), from: 15, to: 20 }];
+    let claim = Claim::Offset(id(10).into());
+    assert_eq!(events(&record, claim, &log), Ok(vec![]), "got on the node that wrote it");
+    // b has taken the session, and sent the client 10
+    record.owner = "b".into();
+    assert_eq!(events(&record, claim, &log), Err(NotRecovered::Offset));
+    record.early.clear();
+    assert_eq!(events(&record, claim, &log), Ok(vec![11]));
 }
