@@ -47,6 +47,7 @@ struct Kept {
     records: HashMap<Str, (Record, Instant)>,
     /// In the order in which they were written, which is that of their ends while all have one window.
     expiry: VecDeque<(Instant, Str)>,
+    writes: u64,
 }
 
 struct MemoryLog {
@@ -228,6 +229,8 @@ impl Kept {
             return Written::Fenced;
         }
         let until = Instant::now() + ttl;
+        self.writes += 1;
+        let record = Record { stamp: Some(self.writes.to_string().into()), ..record };
         self.expiry.push_back((until, record.pid.clone()));
         self.records.insert(record.pid.clone(), (record, until));
         Written::Done
@@ -235,7 +238,8 @@ impl Kept {
 
     fn take(&mut self, record: &Record, owner: &Str) -> Written {
         let Some((kept, _)) = self.records.get_mut(&record.pid) else { return Written::Done };
-        if kept.generation != record.generation || kept.owner != record.owner {
+        let is_other = record.stamp.is_some() && record.stamp != kept.stamp;
+        if kept.generation != record.generation || kept.owner != record.owner || is_other {
             return Written::Fenced;
         }
         kept.generation += 1;

@@ -58,6 +58,9 @@ pub(crate) struct Record {
     pub(crate) owner: Str,
     /// Rises with every change of the owner. Who holds an older one may not write any more.
     pub(crate) generation: u64,
+    /// What the store knows this value by: its owner may write another one any time. `None` for one that does
+    /// not come from the store.
+    pub(crate) stamp: Option<Str>,
 }
 
 /// The store cannot be reached, or takes too long.
@@ -91,8 +94,8 @@ pub(crate) trait Sessions: Send + Sync {
     /// The record of a private id.
     fn load(&self, pid: &str) -> BoxFuture<'static, Result<Option<Record>, Unavailable>>;
 
-    /// Makes `owner` the owner, if nobody else has become that since the record was loaded. `Done` means
-    /// that the generation is now the record's plus one.
+    /// Makes `owner` the owner, if nobody else has become that since the record was loaded, and nobody has
+    /// written another one. `Done` means that the generation is now the record's plus one.
     fn take(
         &self,
         record: &Record,

@@ -110,9 +110,12 @@ impl Keeper {
         self.wake.notify_one();
     }
 
-    /// The session goes on: its last state before that is of no use any more.
-    pub(super) fn taken(&self, pid: &str) {
-        self.queue.lock().last.remove(pid);
+    /// Somebody goes on with the session of this generation: its last state here is of no use any more.
+    pub(super) fn taken(&self, pid: &str, generation: u64) {
+        let mut queue = self.queue.lock();
+        if queue.last.get(pid).is_some_and(|last| last.record.generation <= generation) {
+            queue.last.remove(pid);
+        }
     }
 
     /// The last state of a socket that is gone, if it is not written yet.

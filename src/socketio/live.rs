@@ -135,6 +135,7 @@ impl Socket {
             by: log.name().clone(),
             owner: log.name().clone(),
             generation: session.generation.load(Ordering::Acquire),
+            stamp: None,
         };
         let early = early.into_iter().filter(|early| early.node == *log.node()).collect();
         session.track.lock().record(&mut record, at, early);

@@ -425,6 +425,13 @@ impl Inner {
         is_it && sessions.remove(&session.pid).is_some()
     }
 
+    /// Somebody goes on with this session.
+    pub(super) fn session_taken(&self, record: &Record) {
+        if let Some(keeper) = &self.keeper {
+            keeper.taken(&record.pid, record.generation);
+        }
+    }
+
     pub(super) fn session_ended(&self, record: Record, keep: bool) {
         if let (Some(keeper), Some(this)) = (&self.keeper, self.this.upgrade()) {
             keeper.ended(&this, record, keep);

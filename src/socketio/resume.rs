@@ -222,18 +222,14 @@ impl Shared {
                 Ok(Written::Done) => {}
                 Ok(Written::Fenced) => {
                     // it is somewhere else: what we had of it is old
-                    if let Some(keeper) = &namespace.keeper {
-                        keeper.taken(&wish.pid);
-                    }
+                    namespace.session_taken(&record);
                     continue;
                 }
                 Err(_) => return Err(NotRecovered::Unavailable.into()),
             }
+            namespace.session_taken(&record);
             record.generation += 1;
             record.owner.clone_from(namespace.log.name());
-            if let Some(keeper) = &namespace.keeper {
-                keeper.taken(&wish.pid);
-            }
             session.set_generation(record.generation);
             socket.restore_data(&before, record.data.clone());
             let replayed = entrance.missed.len();

@@ -54,18 +54,21 @@ redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return 1
 ";
 
-/// `ARGV`: and milliseconds, for which the generation stays: a node that was stopped must not bring it back.
+/// `ARGV`: and milliseconds, for which the generation stays: a node that was stopped must not bring it back, and
+/// (without a digest) who has read the value before does not get it.
 const REMOVE: &str = r"
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[2], 'generation', ARGV[1], 'owner', ARGV[2])
+redis.call('HDEL', KEYS[2], 'digest')
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 ";
 
-/// `ARGV`: generation and owner as they were read, and the new owner.
+/// `ARGV`: generation and owner as they were read, the new owner, and the digest as it was read, or `*`.
 const TAKE: &str = r"
-local held = redis.call('HMGET', KEYS[2], 'generation', 'owner')
+local held = redis.call('HMGET', KEYS[2], 'generation', 'owner', 'digest')
 if (held[1] or '0') ~= ARGV[1] or (held[2] or '') ~= ARGV[2] then return 0 end
+if ARGV[4] ~= '*' and (held[3] or '') ~= ARGV[4] then return 0 end
 local value = redis.call('GET', KEYS[1])
 if not value then return 1 end
 redis.call('HSET', KEYS[2], 'generation', tonumber(ARGV[1]) + 1, 'owner', ARGV[3])
@@ -168,8 +171,9 @@ async fn load(
     let (value, owner) = session_keys(PREFIX, &pid);
     let command = async {
         let writer = link.writer_of(&value)?;
+        // in this order: a value that is newer than its digest is not taken
+        let held = writer.ask(writer.hmget(&owner, &["generation", "owner", "digest"])).await?;
         let stored = writer.ask(writer.get(&value)).await?;
-        let held = writer.ask(writer.hmget(&owner, &["generation", "owner"])).await?;
         Ok((stored, held))
     };
     let (stored, held) = sessions.heard(command).await?;
@@ -185,7 +189,8 @@ async fn load(
     let mut held = held.into_iter();
     let generation = held.next().flatten().and_then(|number| number.parse().ok());
     let owner = held.next().flatten().unwrap_or_default();
-    Ok(Some(Record { generation: generation.unwrap_or(0), owner: owner.into(), ..record }))
+    let stamp = Some(held.next().flatten().unwrap_or_default().into());
+    Ok(Some(Record { generation: generation.unwrap_or(0), owner: owner.into(), stamp, ..record }))
 }
 
 impl session::Sessions for RedisLog {
@@ -205,8 +210,9 @@ impl session::Sessions for RedisLog {
     ) -> BoxFuture<'static, Result<Written, Unavailable>> {
         let shared = self.shared.clone();
         let pid = record.pid.clone();
-        let arguments =
-            vec![record.generation.to_string(), record.owner.to_string(), owner.to_string()];
+        let stamp = record.stamp.as_ref().map_or("*", Str::as_str).to_owned();
+        let (generation, before) = (record.generation.to_string(), record.owner.to_string());
+        let arguments = vec![generation, before, owner.to_string(), stamp];
         async move {
             let link = shared.sessions.link().await?;
             script(&shared.sessions, &link, TAKE.to_owned(), &pid, arguments).await

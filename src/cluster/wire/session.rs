@@ -126,6 +126,7 @@ pub(crate) fn decode_session(stored: &[u8]) -> Result<Record, Malformed> {
         by: Str::default(),
         owner: Str::default(),
         generation: 0,
+        stamp: None,
     };
     match session.text("quicket") {
         None => Ok(record),

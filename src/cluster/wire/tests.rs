@@ -373,6 +373,7 @@ fn sessions_are_nodes_sessions() {
         by: "".into(),
         owner: "".into(),
         generation: 0,
+        stamp: None,
     };
     assert_eq!(session, expected);
     // What is written is the same up to `data`, which had a Date and binary in it, but for the number of
@@ -408,6 +409,7 @@ fn a_session_of_ours_comes_back_whole() {
         by: "node".into(),
         owner: "".into(),
         generation: 0,
+        stamp: None,
     };
     let read = decode_session(encode_session(&record).unwrap().as_bytes());
     assert_eq!(read.unwrap(), record);

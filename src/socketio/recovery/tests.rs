@@ -44,6 +44,7 @@ fn record_of(track: &Track, at: u64) -> Record {
         by: "n".into(),
         owner: "n".into(),
         generation: 1,
+        stamp: None,
     };
     track.record(&mut record, id(at).into(), Vec::new());
     record
