@@ -317,8 +317,10 @@ impl Inner {
 
     /// Sends one event to the sockets of this node: selected once, encoded once.
     fn fan_out(&self, at: &At, args: &Args, target: &Target, flags: Flags) {
-        if flags.ack.is_some() && at.way == Way::Foreign {
-            return; // somebody else's question; its answer would not find the way
+        if flags.ack.is_some() && matches!(at.way, Way::Foreign | Way::Echo) {
+            // Somebody else's question, or one that was asked already: its answer would not find the way. (It
+            // bears no offset: whether a client that came back has got it is not known.)
+            return;
         }
         let mut sockets = self.connected(target);
         if self.keeper.is_some() {
