@@ -90,8 +90,10 @@ impl Delivered {
 
     /// What was before `id` is lost or in doubt: nobody is recovered over it.
     pub(super) fn restart(&self, id: StreamId) {
-        // also what was delivered behind `id` is gone from here
-        let start = id.max(self.mark().id);
+        // What was delivered behind `id` is gone, and its ids mean nothing any more: who holds one of them would
+        // seem to have got what is delivered ahead of the log now.
+        let last = self.mark().id;
+        let start = if id < last { last.after() } else { id };
         if let Some(tail) = &mut *self.tail.lock() {
             tail.restart(start);
         }
@@ -157,4 +159,31 @@ pub(super) fn remembered_message(
     message
         .is_recoverable()
         .then(|| Past::message(id, nsp.clone(), origin, message.clone(), message.bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> StreamId {
+        StreamId { ms, seq: 0 }
+    }
+
+    #[test]
+    fn nobody_is_recovered_over_a_stream_that_went_back() {
+        let limits = TailLimits { entries: 10, bytes: 10_000 };
+        let delivered = Delivered::new(Some(limits));
+        delivered.begin(at(5));
+        delivered.entry(at(9).into(), None);
+        assert!(delivered.past(at(9), "/").is_some());
+        delivered.restart(at(9));
+        assert!(delivered.past(at(9), "/").is_some(), "who has all until now");
+        delivered.restart(at(7));
+        assert_eq!(delivered.mark(), at(7).into());
+        // a client that has got 9 does not have the 17th message, though it has "more than 7"
+        delivered.ahead(&"n".into(), 17);
+        delivered.entry(at(12).into(), None);
+        assert!(delivered.past(at(9), "/").is_none());
+        assert!(delivered.past(at(12), "/").is_some());
+    }
 }

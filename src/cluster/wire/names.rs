@@ -70,6 +70,14 @@ impl StreamId {
             Self { ms, seq } => Self { ms, seq: seq - 1 },
         }
     }
+
+    /// The first possible position behind this one.
+    pub(crate) fn after(self) -> Self {
+        match self.seq.checked_add(1) {
+            Some(seq) => Self { seq, ..self },
+            None => Self { ms: self.ms.saturating_add(1), seq: 0 },
+        }
+    }
 }
 
 impl fmt::Display for StreamId {
