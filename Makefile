@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run cluster frontend test test-manifests check bench setup clean fallback image-test rollout fuzz siege audit
+.PHONY: help run cluster frontend test soak test-manifests check bench setup clean fallback image-test rollout fuzz siege audit
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
@@ -15,6 +15,7 @@ help:
 	@echo "make fallback  time to the first event where UDP or WebSocket is blocked, against the official client"
 	@echo "make image-test  the Dockerfile, built without a registry (root; installs buildah)"
 	@echo "make rollout deploys, crashes and cuts under load, Node's and ours: the tables of docs/recovery.md"
+	@echo "make soak    recovery simulated with new seeds: MINUTES=10 or SEEDS=0..100000"
 	@echo "make fuzz    every decoder, SECONDS=60 each; TARGET=socketio_json only one (docs/fuzzing.md)"
 	@echo "make siege   attacks on the release binary under normal traffic (SIEGE=quick, UPDATE_DOCS=1; docs/siege.md)"
 	@echo "make audit   known vulnerabilities in dependencies (needs RustSec's database from GitHub)"
@@ -92,6 +93,11 @@ rollout: tests/interop/node_modules/.installed
 	scripts/debian-packages redis-server haproxy
 	$(CARGO) build --release --example rollout
 	cd tests/interop && node rollout.mjs
+
+# faults of the network, of nodes and of Redis, in virtual time; says which seed failed
+soak: frontend
+	SEEDS=$(SEEDS) MINUTES=$(or $(MINUTES),$(if $(SEEDS),,10)) \
+		$(CARGO) test --release --lib simulation::recovery -- --nocapture
 
 # libFuzzer on the stable toolchain; `make test` has a short run of the same targets without it
 SECONDS ?= 60

@@ -54,6 +54,9 @@ mod metrics;
 mod random;
 mod time;
 
+#[cfg(test)]
+mod simulation;
+
 pub use self::cluster::redis::Redis;
 pub use self::config::Config;
 pub use self::engine::TransportKind;

@@ -28,7 +28,9 @@ impl Source {
     /// Is all of it a test?
     fn is_test(&self) -> bool {
         let named = self.path.ends_with("tests.rs") || self.path.contains("/tests/");
-        self.path.starts_with("tests/") || named
+        let simulated = ["src/simulation/", "src/cluster/redis/simulated"];
+        let simulated = simulated.iter().any(|place| self.path.starts_with(place));
+        self.path.starts_with("tests/") || named || simulated
     }
 
     /// Lines of the product: without tests, which are at the foot of a file, and comments.
@@ -202,6 +204,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("jwt", &["config", "error"]),
     ("socketio", &["cluster", "fanout", "engine", "jwt", "config", "error", "metrics", "random"]),
+    ("simulation", &[]),
     (
         "server",
         &[

@@ -142,6 +142,13 @@ impl Socket {
         Some(record)
     }
 
+    /// The secret by which the client gets the socket back, and where its session began.
+    #[cfg(test)]
+    pub(crate) fn session_start(&self) -> Option<(Str, StreamId)> {
+        let session = self.0.session.as_ref()?;
+        Some((session.pid.clone(), session.track.lock().start()))
+    }
+
     /// What is written of it is to be written again.
     pub(super) fn changed(&self) {
         if self.0.session.is_some() && self.is_connected() {

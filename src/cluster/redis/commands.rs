@@ -1,4 +1,6 @@
 //! The commands of Redis that the bus uses, as they are sent on one connection.
+//!
+//! In tests there is another Redis behind them, which lives in virtual time (see [`super::simulated`]).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use fred::types::{ClusterHash, CustomCommand, Message as ChannelMessage, Value};
 use tokio::sync::broadcast;
 
 use super::feed::Fields;
+#[cfg(test)]
+use super::simulated::{Command, Port};
 
 /// The longest that a stream may become, about.
 const TRIM: &str = "~";
@@ -23,12 +27,16 @@ const TRIM: &str = "~";
 #[derive(Clone)]
 pub(super) enum Commands {
     Redis(Client),
+    #[cfg(test)]
+    Simulated(Port),
 }
 
 /// What a connection that listens to channels is made of.
 #[derive(Clone)]
 pub(super) enum Channels {
     Redis(SubscriberClient),
+    #[cfg(test)]
+    Simulated(Port),
 }
 
 /// What can be said goodbye to.
@@ -40,6 +48,8 @@ impl Quit for Commands {
     async fn quit(&self) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.quit().await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.quit().await,
         }
     }
 }
@@ -48,6 +58,8 @@ impl Quit for Channels {
     async fn quit(&self) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.quit().await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.quit().await,
         }
     }
 }
@@ -62,6 +74,8 @@ impl Commands {
                 let args = words.iter().skip(1).map(|word| (*word).to_owned());
                 client.custom(command, args.collect::<Vec<String>>()).await
             }
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::Unknown).await,
         }
     }
 
@@ -70,12 +84,16 @@ impl Commands {
     pub(super) async fn client_info(&self) -> Result<String, Error> {
         match self {
             Self::Redis(client) => client.client_info().await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::ClientInfo).await?.convert(),
         }
     }
 
     pub(super) async fn client_kill(&self, filters: Vec<ClientKillFilter>) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.client_kill::<Value>(filters).await.map(drop),
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::ClientKill(filters)).await.map(drop),
         }
     }
 
@@ -84,6 +102,8 @@ impl Commands {
     pub(super) async fn xinfo(&self, key: &str) -> Result<HashMap<String, Value>, Error> {
         match self {
             Self::Redis(client) => client.xinfo_stream(key, false, None).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::XInfo(key.to_owned())).await?.convert(),
         }
     }
 
@@ -97,6 +117,10 @@ impl Commands {
     ) -> Result<Value, Error> {
         match self {
             Self::Redis(client) => client.xrange(key, start, end, Some(count)).await,
+            #[cfg(test)]
+            Self::Simulated(port) => {
+                port.ask(Command::XRange { key: key.to_owned(), start, end, count }).await
+            }
         }
     }
 
@@ -113,6 +137,10 @@ impl Commands {
                 let block = block.map(|block| block.as_millis() as u64);
                 client.xread(Some(count), block, key, after).await
             }
+            #[cfg(test)]
+            Self::Simulated(port) => {
+                port.ask(Command::XRead { key: key.to_owned(), after, count, block }).await
+            }
         }
     }
 
@@ -123,6 +151,11 @@ impl Commands {
                 .xadd::<Value, _, _, _, _>(key, false, None::<()>, "*", fields)
                 .await
                 .map(drop),
+            #[cfg(test)]
+            Self::Simulated(port) => {
+                let entries = vec![fields];
+                port.ask(Command::XAdd { key: key.to_owned(), max: None, entries }).await.map(drop)
+            }
         }
     }
 
@@ -149,6 +182,11 @@ impl Commands {
                 }
                 transaction.exec(true).await
             }
+            #[cfg(test)]
+            Self::Simulated(port) => {
+                let key = key.to_owned();
+                port.ask(Command::XAdd { key, max: Some(max), entries }).await?.convert()
+            }
         }
     }
 
@@ -157,6 +195,8 @@ impl Commands {
     pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
         match self {
             Self::Redis(client) => client.get(key).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::Get(key.to_owned())).await?.convert(),
         }
     }
 
@@ -167,6 +207,10 @@ impl Commands {
     ) -> Result<Vec<Option<String>>, Error> {
         match self {
             Self::Redis(client) => client.hmget(key, fields.to_vec()).await,
+            #[cfg(test)]
+            Self::Simulated(port) => {
+                port.ask(Command::HmGet(key.to_owned(), fields)).await?.convert()
+            }
         }
     }
 
@@ -178,6 +222,10 @@ impl Commands {
     ) -> Result<i64, Error> {
         match self {
             Self::Redis(client) => client.eval(script, keys, arguments).await,
+            #[cfg(test)]
+            Self::Simulated(port) => {
+                port.ask(Command::Eval { script, keys, arguments }).await?.convert()
+            }
         }
     }
 
@@ -186,12 +234,18 @@ impl Commands {
     pub(super) async fn publish(&self, channel: &str, payload: Bytes) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.publish(channel, payload).await,
+            #[cfg(test)]
+            Self::Simulated(port) => {
+                port.ask(Command::Publish(channel.to_owned(), payload)).await.map(drop)
+            }
         }
     }
 
     pub(super) async fn spublish(&self, channel: &str, payload: Bytes) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.spublish(channel, payload).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::Unknown).await.map(drop),
         }
     }
 
@@ -199,12 +253,16 @@ impl Commands {
     pub(super) async fn numsub(&self, channel: &str) -> Result<HashMap<String, usize>, Error> {
         match self {
             Self::Redis(client) => client.pubsub_numsub(channel.to_owned()).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::NumSub(channel.to_owned())).await?.convert(),
         }
     }
 
     pub(super) async fn shardnumsub(&self, channel: &str) -> Result<HashMap<String, usize>, Error> {
         match self {
             Self::Redis(client) => client.pubsub_shardnumsub(channel.to_owned()).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::Unknown).await?.convert(),
         }
     }
 }
@@ -214,30 +272,40 @@ impl Channels {
     pub(super) fn messages(&self) -> broadcast::Receiver<ChannelMessage> {
         match self {
             Self::Redis(client) => client.message_rx(),
+            #[cfg(test)]
+            Self::Simulated(port) => port.messages(),
         }
     }
 
     pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.subscribe(channels).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::Subscribe(channels)).await.map(drop),
         }
     }
 
     pub(super) async fn unsubscribe(&self, channels: Vec<String>) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.unsubscribe(channels).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::Unsubscribe(channels)).await.map(drop),
         }
     }
 
     pub(super) async fn ssubscribe(&self, channel: String) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.ssubscribe(channel).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::Unknown).await.map(drop),
         }
     }
 
     pub(super) async fn sunsubscribe(&self, channel: String) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.sunsubscribe(channel).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::Unknown).await.map(drop),
         }
     }
 }

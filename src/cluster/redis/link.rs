@@ -84,6 +84,11 @@ impl<C> Connection<C> {
 }
 
 pub(super) async fn connect_to(config: ClientConfig) -> Result<Connection, Error> {
+    #[cfg(test)]
+    if let Some(dial) = super::simulated::dial(&config) {
+        let (port, task) = dial.await?;
+        return Ok(connection(Commands::Simulated(port), task));
+    }
     open(builder(config).build()?, Commands::Redis).await
 }
 
@@ -102,6 +107,11 @@ where
 }
 
 async fn listen_to(config: ClientConfig) -> Result<Connection<Channels>, Error> {
+    #[cfg(test)]
+    if let Some(dial) = super::simulated::dial(&config) {
+        let (port, task) = dial.await?;
+        return Ok(connection(Channels::Simulated(port), task));
+    }
     open(builder(config).build_subscriber_client()?, Channels::Redis).await
 }
 

@@ -21,6 +21,8 @@ mod position;
 mod requests;
 mod servers;
 mod sessions;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod watched;
 
 use std::collections::HashMap;

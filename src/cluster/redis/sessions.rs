@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LINK_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// `KEYS`: value, owner. `ARGV`: generation, owner. Leaves when somebody else may write, or has written.
-const CHECK: &str = r"
+pub(super) const CHECK: &str = r"
 local held = redis.call('HMGET', KEYS[2], 'generation', 'owner', 'digest')
 if held[1] then
   local theirs, ours = tonumber(held[1]), tonumber(ARGV[1])
@@ -46,7 +46,7 @@ end
 ";
 
 /// `ARGV`: and the value, and milliseconds.
-const STORE: &str = r"
+pub(super) const STORE: &str = r"
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
 redis.call('HSET', KEYS[2], 'generation', ARGV[1], 'owner', ARGV[2])
 redis.call('HSET', KEYS[2], 'digest', redis.sha1hex(ARGV[3]))
@@ -56,7 +56,7 @@ return 1
 
 /// `ARGV`: and milliseconds, for which the generation stays: a node that was stopped must not bring it back, and
 /// (without a digest) who has read the value before does not get it.
-const REMOVE: &str = r"
+pub(super) const REMOVE: &str = r"
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[2], 'generation', ARGV[1], 'owner', ARGV[2])
 redis.call('HDEL', KEYS[2], 'digest')
@@ -65,7 +65,7 @@ return 1
 ";
 
 /// `ARGV`: generation and owner as they were read, the new owner, and the digest as it was read, or `*`.
-const TAKE: &str = r"
+pub(super) const TAKE: &str = r"
 local held = redis.call('HMGET', KEYS[2], 'generation', 'owner', 'digest')
 if (held[1] or '0') ~= ARGV[1] or (held[2] or '') ~= ARGV[2] then return 0 end
 if ARGV[4] ~= '*' and (held[3] or '') ~= ARGV[4] then return 0 end
