@@ -88,7 +88,7 @@ impl Node {
         };
         let config = SocketIoConfig { recovery, ..SocketIoConfig::default() };
         let tag = NodeTag::new(random());
-        let socketio = Arc::new(SocketIo::new(config, metrics, Arc::new(bus), tag));
+        let socketio = Arc::new(SocketIo::new(config, metrics, Arc::new(bus), tag, None));
         node.application(&socketio.of("/"));
         socketio.keep_sessions();
         *node.inner.lock() = Some(socketio);
@@ -215,6 +215,7 @@ impl Node {
             query: Vec::new(),
             headers: http::HeaderMap::new(),
             peer: ([127, 0, 0, 1], 1).into(),
+            address: [127, 0, 0, 1].into(),
             secure: false,
             issued: SystemTime::UNIX_EPOCH,
         });

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::LuaInterface;
 use fred::types::Value;
 use tokio::sync::Mutex;
 
@@ -75,7 +74,7 @@ impl Redis {
         let link = self.0.link(key).await?;
         let asked = async {
             let writer = link.writer(key)?;
-            writer.ask(writer.eval::<Value, _, _, _>(script, key, arguments)).await
+            writer.ask(writer.run(script, key, arguments)).await
         };
         match asked.await.and_then(strings) {
             Ok(answer) => Ok(answer),

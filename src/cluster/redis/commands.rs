@@ -229,6 +229,20 @@ impl Commands {
         }
     }
 
+    /// A script of the application's, whatever it answers.
+    pub(super) async fn run(
+        &self,
+        script: &str,
+        key: &str,
+        arguments: Vec<Bytes>,
+    ) -> Result<Value, Error> {
+        match self {
+            Self::Redis(client) => client.eval(script, key, arguments).await,
+            #[cfg(test)]
+            Self::Simulated(port) => port.ask(Command::Unknown).await,
+        }
+    }
+
     // --- channels
 
     pub(super) async fn publish(&self, channel: &str, payload: Bytes) -> Result<(), Error> {
