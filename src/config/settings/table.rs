@@ -8,25 +8,13 @@ use crate::config::{Cookie, ResetKey};
 // A row of a few long lines is easier to read than one of eight short ones.
 #[rustfmt::skip]
 pub(crate) const SETTINGS: &[Setting] = &[
-    setting!(
-        "listen-address",
-        listen.address,
-        ADDRESS,
-        "",
+    setting!("listen-address", listen.address, ADDRESS, "",
         "Address to bind; `::` takes IPv6 and IPv4."
     ),
-    setting!(
-        "port",
-        listen.port,
-        PORT,
-        "",
+    setting!("port", listen.port, PORT, "",
         "Port for TCP (HTTP, WebSocket) and UDP (QUIC) alike; 0 lets the system choose."
     ),
-    setting!(
-        "admin-port",
-        listen.admin_port,
-        OFF_OR_PORT,
-        "",
+    setting!("admin-port", listen.admin_port, OFF_OR_PORT, "",
         "TCP port for /healthz, /readyz, /acceptz and /metrics; off: they are on the main port."
     ),
     Setting {
@@ -53,75 +41,35 @@ pub(crate) const SETTINGS: &[Setting] = &[
         },
         show: |config| config.tls.as_ref().map_or_else(String::new, |tls| show_path(&tls.key)),
     },
-    setting!(
-        "tls-tcp",
-        listen.tls,
-        SWITCH,
-        "",
+    setting!("tls-tcp", listen.tls, SWITCH, "",
         "Is TCP HTTPS once there is a certificate? false: a proxy ends TLS, and the certificate is QUIC's alone."
     ),
     setting!("socketio-path", engine.path, URL_PATH, "path", "URL path of the protocol."),
-    setting!(
-        "transports",
-        engine.transports,
-        TRANSPORTS,
-        "transports",
+    setting!("transports", engine.transports, TRANSPORTS, "transports",
         "Transports that clients may use."
     ),
-    setting!(
-        "allow-upgrades",
-        engine.allow_upgrades,
-        SWITCH,
-        "allowUpgrades",
+    setting!("allow-upgrades", engine.allow_upgrades, SWITCH, "allowUpgrades",
         "May a session move to a better transport?"
     ),
-    setting!(
-        "ping-interval",
-        engine.ping_interval,
-        DURATION,
-        "pingInterval",
+    setting!("ping-interval", engine.ping_interval, DURATION, "pingInterval",
         "Time between two pings."
     ),
-    setting!(
-        "ping-timeout",
-        engine.ping_timeout,
-        DURATION,
-        "pingTimeout",
+    setting!("ping-timeout", engine.ping_timeout, DURATION, "pingTimeout",
         "How long after a ping its pong may take."
     ),
-    setting!(
-        "upgrade-timeout",
-        engine.upgrade_timeout,
-        DURATION,
-        "upgradeTimeout",
+    setting!("upgrade-timeout", engine.upgrade_timeout, DURATION, "upgradeTimeout",
         "How long an upgrade may take, and the first packet of a new WebTransport session."
     ),
-    setting!(
-        "max-payload",
-        engine.max_payload,
-        SIZE,
-        "maxHttpBufferSize",
+    setting!("max-payload", engine.max_payload, SIZE, "maxHttpBufferSize",
         "Largest message, frame or POST body that a client may send."
     ),
-    setting!(
-        "poll-close-timeout",
-        engine.poll_close_timeout,
-        DURATION,
-        "",
+    setting!("poll-close-timeout", engine.poll_close_timeout, DURATION, "",
         "How long a closing polling session waits for the poll that takes the close packet."
     ),
-    setting!(
-        "http-compression",
-        engine.http_compression,
-        COMPRESSION,
-        "httpCompression",
+    setting!("http-compression", engine.http_compression, COMPRESSION, "httpCompression",
         "Compress polling answers from this size on."
     ),
-    setting!(
-        "per-message-deflate",
-        engine.per_message_deflate,
-        COMPRESSION,
-        "perMessageDeflate",
+    setting!("per-message-deflate", engine.per_message_deflate, COMPRESSION, "perMessageDeflate",
         "Compress WebSocket messages from this size on; costs memory for each connection."
     ),
     Setting {
@@ -168,165 +116,74 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "cookie.maxAge",
         "Life of the cookie (Node counts seconds); off: until the browser is closed."
     ),
-    setting!(
-        "sid-header",
-        engine.sid_header,
-        OFF_OR_HEADER,
-        "",
+    setting!("sid-header", engine.sid_header, OFF_OR_HEADER, "",
         "Name of a response header with the session id in the first polling answer, for proxies that learn it."
     ),
-    setting!(
-        "allowed-origins",
-        engine.origins,
-        ORIGINS,
-        "cors.origin",
+    setting!("allowed-origins", engine.origins, ORIGINS, "cors.origin",
         "Web pages that may connect, such as https://*.example.com; clients that send no Origin always may."
     ),
-    setting!(
-        "allowed-hosts",
-        engine.hosts,
-        HOSTS,
-        "",
+    setting!("allowed-hosts", engine.hosts, HOSTS, "",
         "Names by which the server may be called, against DNS rebinding: example.com, a.org:8443, *.b.org."
     ),
-    setting!(
-        "trust-forwarded-host",
-        engine.trust_forwarded_host,
-        SWITCH,
-        "",
+    setting!("trust-forwarded-host", engine.trust_forwarded_host, SWITCH, "",
         "Is X-Forwarded-Host the name that the page asked for? For proxies that change Host and always set that field."
     ),
-    setting!(
-        "cors-credentials",
-        engine.cors_credentials,
-        SWITCH,
-        "cors.credentials",
+    setting!("cors-credentials", engine.cors_credentials, SWITCH, "cors.credentials",
         "May pages of another origin send cookies along?"
     ),
-    setting!(
-        "cors-max-age",
-        engine.cors_max_age,
-        OFF_OR_DURATION,
-        "cors.maxAge",
+    setting!("cors-max-age", engine.cors_max_age, OFF_OR_DURATION, "cors.maxAge",
         "How long a browser may keep the answer to a preflight request (Node counts seconds); off: not said."
     ),
-    setting!(
-        "outbox-bytes",
-        engine.outbox_bytes,
-        SIZE,
-        "",
+    setting!("outbox-bytes", engine.outbox_bytes, SIZE, "",
         "Bytes that may wait for one client that does not read, before it is closed."
     ),
-    setting!(
-        "connect-timeout",
-        socketio.connect_timeout,
-        DURATION,
-        "connectTimeout",
+    setting!("connect-timeout", socketio.connect_timeout, DURATION, "connectTimeout",
         "How long a client may stay without a namespace."
     ),
-    setting!(
-        "parser",
-        socketio.parser,
-        PARSER,
-        "parser",
+    setting!("parser", socketio.parser, PARSER, "parser",
         "How packets are written; clients have to use the same."
     ),
-    setting!(
-        "max-attachments",
-        socketio.max_attachments,
-        COUNT,
-        "maxAttachments",
+    setting!("max-attachments", socketio.max_attachments, COUNT, "maxAttachments",
         "Most binary attachments of one packet from a client."
     ),
-    setting!(
-        "max-namespaces",
-        socketio.max_namespaces,
-        COUNT,
-        "",
+    setting!("max-namespaces", socketio.max_namespaces, COUNT, "",
         "Most namespaces that one connection may join."
     ),
-    setting!(
-        "max-rooms",
-        socketio.max_rooms,
-        COUNT,
-        "",
+    setting!("max-rooms", socketio.max_rooms, COUNT, "",
         "Most rooms that one socket may be in, beside its own."
     ),
-    setting!(
-        "max-name-bytes",
-        socketio.max_name_bytes,
-        SIZE,
-        "",
+    setting!("max-name-bytes", socketio.max_name_bytes, SIZE, "",
         "Longest name of an event or namespace from a client, and of a room."
     ),
-    setting!(
-        "inbox-events",
-        socketio.inbox_events,
-        COUNT,
-        "",
+    setting!("inbox-events", socketio.inbox_events, COUNT, "",
         "Events that may wait for the handlers of one socket, before we stop reading from its client."
     ),
-    setting!(
-        "inbox-bytes",
-        socketio.inbox_bytes,
-        SIZE,
-        "",
+    setting!("inbox-bytes", socketio.inbox_bytes, SIZE, "",
         "Bytes that may wait likewise; at least max-payload."
     ),
-    setting!(
-        "max-pending-acks",
-        socketio.max_pending_acks,
-        COUNT,
-        "",
+    setting!("max-pending-acks", socketio.max_pending_acks, COUNT, "",
         "Most acknowledgements that one socket may owe."
     ),
-    setting!(
-        "cleanup-empty-child-namespaces",
-        socketio.cleanup_empty_child_namespaces,
-        SWITCH,
+    setting!("cleanup-empty-child-namespaces", socketio.cleanup_empty_child_namespaces, SWITCH,
         "cleanupEmptyChildNamespaces",
         "Are child namespaces dropped when their last socket leaves?"
     ),
-    setting!(
-        "recovery-window",
-        socketio.recovery.window,
-        DURATION,
-        "maxDisconnectionDuration",
+    setting!("recovery-window", socketio.recovery.window, DURATION, "maxDisconnectionDuration",
         "How long a client may be away and go on with its session; 0s switches recovery off."
     ),
-    setting!(
-        "recovery-skip-middlewares",
-        socketio.recovery.skip_middlewares,
-        SWITCH,
-        "skipMiddlewares",
+    setting!("recovery-skip-middlewares", socketio.recovery.skip_middlewares, SWITCH, "skipMiddlewares",
         "Are middlewares skipped when a session goes on?"
     ),
-    setting!(
-        "recovery-max-events",
-        socketio.recovery.max_events,
-        COUNT,
-        "",
+    setting!("recovery-max-events", socketio.recovery.max_events, COUNT, "",
         "Most events that are sent again to one client; above it the client gets a fresh session."
     ),
-    setting!(
-        "recovery-max-bytes",
-        socketio.recovery.max_bytes,
-        SIZE,
-        "",
+    setting!("recovery-max-bytes", socketio.recovery.max_bytes, SIZE, "",
         "Most bytes that are sent again to one client; at most outbox-bytes."
     ),
-    setting!(
-        "recovery-history-entries",
-        socketio.recovery.history_entries,
-        COUNT,
-        "",
+    setting!("recovery-history-entries", socketio.recovery.history_entries, COUNT, "",
         "Entries of each log that are remembered for clients that come back."
     ),
-    setting!(
-        "recovery-history-bytes",
-        socketio.recovery.history_bytes,
-        SIZE,
-        "",
+    setting!("recovery-history-bytes", socketio.recovery.history_bytes, SIZE, "",
         "Bytes of each log that are remembered likewise."
     ),
     secret_setting!(
@@ -346,67 +203,31 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting!("jwt-issuer", jwt.issuers, LIST, "", "Issuers (iss) whose tokens are taken."),
     setting!("jwt-audience", jwt.audiences, LIST, "", "Audiences (aud), one of which tokens must name."),
     setting!("jwt-leeway", jwt.leeway, DURATION, "", "How far clocks may be apart."),
-    setting!(
-        "jwt-bearer-header",
-        jwt.bearer_header,
-        SWITCH,
-        "",
+    setting!("jwt-bearer-header", jwt.bearer_header, SWITCH, "",
         "Is the token taken from Authorization: Bearer, too, where auth.token is missing?"
     ),
-    setting!(
-        "jwt-end-at-expiry",
-        jwt.end_at_expiry,
-        SWITCH,
-        "",
+    setting!("jwt-end-at-expiry", jwt.end_at_expiry, SWITCH, "",
         "Is a connection closed when its token expires?"
     ),
-    setting!(
-        "webtransport-keep-alive",
-        webtransport.keep_alive,
-        DURATION,
-        "",
+    setting!("webtransport-keep-alive", webtransport.keep_alive, DURATION, "",
         "Time without traffic after which a QUIC keep-alive is sent."
     ),
-    setting!(
-        "webtransport-idle-timeout",
-        webtransport.idle_timeout,
-        DURATION,
-        "",
+    setting!("webtransport-idle-timeout", webtransport.idle_timeout, DURATION, "",
         "Time without any packet of the peer after which a QUIC connection is dead."
     ),
-    setting!(
-        "webtransport-segmentation-offload",
-        webtransport.segmentation_offload,
-        SWITCH,
-        "",
+    setting!("webtransport-segmentation-offload", webtransport.segmentation_offload, SWITCH, "",
         "May several UDP packets go to the system in one call (GSO)? Some virtual networks mangle those."
     ),
-    setting!(
-        "webtransport-max-pending-handshakes",
-        webtransport.max_pending_handshakes,
-        COUNT,
-        "",
+    setting!("webtransport-max-pending-handshakes", webtransport.max_pending_handshakes, COUNT, "",
         "QUIC handshakes above which new ones must prove their address; above 4 times as many they are refused."
     ),
-    setting!(
-        "webtransport-public-host",
-        webtransport.public_host,
-        OFF_OR_TEXT,
-        "",
+    setting!("webtransport-public-host", webtransport.public_host, OFF_OR_TEXT, "",
         "Host that pages are told for WebTransport; off: the one that they come from."
     ),
-    setting!(
-        "webtransport-public-port",
-        webtransport.public_port,
-        OFF_OR_PORT,
-        "",
+    setting!("webtransport-public-port", webtransport.public_port, OFF_OR_PORT, "",
         "UDP port that pages are told for WebTransport; off: the one that is bound."
     ),
-    setting!(
-        "webtransport-server-id",
-        webtransport.server_id,
-        OFF_OR_SERVER_ID,
-        "",
+    setting!("webtransport-server-id", webtransport.server_id, OFF_OR_SERVER_ID, "",
         "8 bytes by which a load balancer finds this process (QUIC-LB): hex digits, base64, or a UUID's first half."
     ),
     Setting {
@@ -423,117 +244,53 @@ pub(crate) const SETTINGS: &[Setting] = &[
             config.webtransport.reset_key.as_ref().map_or_else(String::new, |key| key.0.clone())
         },
     },
-    setting!(
-        "trusted-proxies",
-        limits.trusted_proxies,
-        NETWORKS,
-        "",
+    setting!("trusted-proxies", limits.trusted_proxies, NETWORKS, "",
         "Proxies whose X-Forwarded-For says who the client is; nobody else's is believed."
     ),
-    setting!(
-        "per-ip-exempt",
-        limits.per_ip_exempt,
-        NETWORKS,
-        "",
+    setting!("per-ip-exempt", limits.per_ip_exempt, NETWORKS, "",
         "Addresses that limits per address do not hold for: as a rule proxies and tunnels, with many clients behind."
     ),
-    setting!(
-        "max-sessions",
-        limits.max_sessions,
-        OFF_OR_COUNT,
-        "",
+    setting!("max-sessions", limits.max_sessions, OFF_OR_COUNT, "",
         "Most sessions at a time; above it newcomers get 503."
     ),
-    setting!(
-        "max-sessions-per-ip",
-        limits.max_sessions_per_ip,
-        OFF_OR_COUNT,
-        "",
+    setting!("max-sessions-per-ip", limits.max_sessions_per_ip, OFF_OR_COUNT, "",
         "Most sessions of one address (of one /64 in IPv6); above it newcomers get 429."
     ),
-    setting!(
-        "max-half-open-sessions",
-        limits.max_half_open_sessions,
-        OFF_OR_COUNT,
-        "",
+    setting!("max-half-open-sessions", limits.max_half_open_sessions, OFF_OR_COUNT, "",
         "Most sessions that are being opened or have no namespace yet; above it newcomers get 503."
     ),
-    setting!(
-        "max-connections-per-ip",
-        limits.max_connections_per_ip,
-        OFF_OR_COUNT,
-        "",
+    setting!("max-connections-per-ip", limits.max_connections_per_ip, OFF_OR_COUNT, "",
         "Most TCP connections of one address that is no trusted proxy; more are closed at once."
     ),
-    setting!(
-        "handshake-rate",
-        limits.handshake_rate,
-        OFF_OR_COUNT,
-        "",
+    setting!("handshake-rate", limits.handshake_rate, OFF_OR_COUNT, "",
         "New sessions a second; a second's worth is let in at once, those beyond wait their turn."
     ),
-    setting!(
-        "handshake-wait",
-        limits.handshake_wait,
-        DURATION,
-        "",
+    setting!("handshake-wait", limits.handshake_wait, DURATION, "",
         "How long a newcomer may wait for its turn; above it, 503 with Retry-After. Keep it below upgrade-timeout."
     ),
-    setting!(
-        "handshake-rate-per-ip",
-        limits.handshake_rate_per_ip,
-        OFF_OR_COUNT,
-        "",
+    setting!("handshake-rate-per-ip", limits.handshake_rate_per_ip, OFF_OR_COUNT, "",
         "New sessions a second from one address, five seconds' worth at once; more get 429 with Retry-After."
     ),
-    setting!(
-        "packet-rate",
-        limits.packet_rate,
-        OFF_OR_COUNT,
-        "",
+    setting!("packet-rate", limits.packet_rate, OFF_OR_COUNT, "",
         "Packets a second that are read from one connection, a second's worth at once; then reading pauses."
     ),
-    setting!(
-        "byte-rate",
-        limits.byte_rate,
-        OFF_OR_SIZE,
-        "",
+    setting!("byte-rate", limits.byte_rate, OFF_OR_SIZE, "",
         "Bytes of packets a second likewise; at least max-payload."
     ),
-    setting!(
-        "log-filter",
-        log.filter,
-        TEXT,
-        "",
+    setting!("log-filter", log.filter, TEXT, "",
         "What is logged, in the syntax of RUST_LOG: info, or warn,quicket::engine=debug."
     ),
     setting!("log-format", log.format, LOG_FORMAT, "", "Form of the log's lines."),
-    setting!(
-        "shutdown-grace",
-        shutdown_grace,
-        DURATION,
-        "",
+    setting!("shutdown-grace", shutdown_grace, DURATION, "",
         "How long a shutdown may take before the sessions that are left are cut."
     ),
-    setting!(
-        "drain-delay",
-        drain_delay,
-        DURATION,
-        "",
+    setting!("drain-delay", drain_delay, DURATION, "",
         "How long a shutdown still takes new sessions, with /acceptz red, while there are other nodes."
     ),
-    setting!(
-        "shed",
-        shed,
-        OFF_OR_PERCENT,
-        "",
+    setting!("shed", shed, OFF_OR_PERCENT, "",
         "Share of its sessions that a node may close in a minute while it has more than the others; wants recovery."
     ),
-    setting!(
-        "drain",
-        drain,
-        DURATION,
-        "",
+    setting!("drain", drain, DURATION, "",
         "How long a shutdown spreads the closing of the sessions over, while there are other nodes."
     ),
     secret_setting!(
@@ -565,53 +322,25 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "PEM file of the certificate for a Redis that asks its clients for one."
     ),
     file_setting!("redis-key", redis.key, "PEM file of the private key of redis-cert."),
-    setting!(
-        "redis-stream-name",
-        redis.stream_name,
-        TEXT,
-        "streamName",
+    setting!("redis-stream-name", redis.stream_name, TEXT, "streamName",
         "Name of the stream, or of the streams before their number."
     ),
-    setting!(
-        "redis-stream-count",
-        redis.stream_count,
-        STREAMS,
-        "streamCount",
+    setting!("redis-stream-count", redis.stream_count, STREAMS, "streamCount",
         "Streams that namespaces are spread over; the same on all nodes."
     ),
-    setting!(
-        "redis-channel-prefix",
-        redis.channel_prefix,
-        TEXT,
-        "channelPrefix",
+    setting!("redis-channel-prefix", redis.channel_prefix, TEXT, "channelPrefix",
         "Begins the names of the pub/sub channels."
     ),
-    setting!(
-        "redis-sharded-pubsub",
-        redis.sharded_pubsub,
-        SWITCH,
-        "useShardedPubSub",
+    setting!("redis-sharded-pubsub", redis.sharded_pubsub, SWITCH, "useShardedPubSub",
         "Use sharded pub/sub (Redis 7 or newer); the same on all nodes."
     ),
-    setting!(
-        "redis-max-len",
-        redis.max_len,
-        ENTRIES,
-        "maxLen",
+    setting!("redis-max-len", redis.max_len, ENTRIES, "maxLen",
         "Entries that a stream keeps, about."
     ),
-    setting!(
-        "redis-queue-bytes",
-        redis.queue_bytes,
-        SIZE,
-        "",
+    setting!("redis-queue-bytes", redis.queue_bytes, SIZE, "",
         "Bytes of events that may wait for Redis; above it emits are refused."
     ),
-    setting!(
-        "redis-local-deadline",
-        redis.local_deadline,
-        DURATION,
-        "",
+    setting!("redis-local-deadline", redis.local_deadline, DURATION, "",
         "How long Redis may take to give an own event back before own clients get it all the same."
     ),
 ];
