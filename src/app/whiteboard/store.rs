@@ -107,6 +107,8 @@ pub(super) struct Store {
     /// Something was written, or could not be.
     settled: watch::Sender<()>,
     is_available: AtomicBool,
+    /// Is it there, but does not store?
+    is_refusing: AtomicBool,
     generation: AtomicU64,
     loads: Semaphore,
     touched: Mutex<HashMap<String, Instant>>,
@@ -132,6 +134,7 @@ impl Store {
             due: Notify::new(),
             settled: watch::Sender::new(()),
             is_available: AtomicBool::new(true),
+            is_refusing: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             loads: Semaphore::new(AT_ONCE),
             touched: Mutex::default(),
@@ -232,6 +235,8 @@ impl Store {
 
     async fn write(&self, batch: Batch) -> (Batch, Outcome) {
         let answer = self.redis.run(PUT, &self.key(&batch.board), encode::arguments(&batch)).await;
+        let is_refusing = matches!(answer, Err(RedisError::Refused(_)));
+        self.is_refusing.store(is_refusing, Ordering::Release);
         self.note(answer.as_ref().err());
         let outcome = match answer {
             Ok(answer) => encode::outcome(answer),
@@ -250,7 +255,7 @@ impl Store {
         self.settled.send_replace(());
     }
 
-    /// Redis has answered, or has not. One that is not the same as before may have lost something.
+    /// Redis has done what it was asked, or has not.
     fn note(&self, error: Option<&RedisError>) {
         if let Some(error) = error {
             self.errors.inc();
@@ -262,6 +267,11 @@ impl Store {
         if !self.is_available.swap(true, Ordering::AcqRel) {
             tracing::info!("boards are stored again");
         }
+        self.compare();
+    }
+
+    /// A Redis that is not the same as before may have lost something.
+    fn compare(&self) {
         let generation = self.redis.generation();
         let before = self.generation.swap(generation, Ordering::AcqRel);
         if before != 0 && before != generation {
@@ -281,7 +291,11 @@ impl Store {
     /// Is Redis there, and the same? Then boards that were opened without it get what it has.
     async fn look(self: Arc<Self>) {
         let answer = self.redis.run(PING, &self.index(), Vec::new()).await;
-        self.note(answer.as_ref().err());
+        match &answer {
+            // that it answers does not mean that it stores
+            Ok(_) if self.is_refusing.load(Ordering::Acquire) => self.compare(),
+            answer => self.note(answer.as_ref().err()),
+        }
         if answer.is_err() {
             self.settled.send_replace(());
             return;
