@@ -38,6 +38,9 @@ export function whiteboardIn(browserName, more = () => {}) {
     before(async () => {
       server = await startServer();
       browser = await launch(browserName);
+      // A browser's first page pays for the browser, and WebTransport's head start is not for that.
+      const { page } = await openBoard(browser, server.url);
+      await page.close();
     });
 
     after(async () => {
