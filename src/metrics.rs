@@ -39,6 +39,8 @@ pub struct Metrics {
     upgrades: [By<UpgradeOutcome, Counter>; UPGRADES.len()],
     /// Handshakes that were turned away, by the error that the client was told.
     pub(crate) handshakes_refused: By<HandshakeError, Counter>,
+    /// QUIC handshakes that were asked to prove their address first, because of load.
+    pub(crate) quic_retries: Counter,
     /// HTTP requests that were turned away before they were any session's: no route, bad method,
     /// body too large.
     pub(crate) http_requests_refused: Counter,
@@ -116,6 +118,7 @@ impl Metrics {
             sessions_closed: By::register(r, "sessions_closed", "Sessions that ended"),
             upgrades: register_upgrades(r),
             handshakes_refused: By::register(r, "handshakes_refused", "Handshakes turned away"),
+            quic_retries: counter(r, "quic_retries", "QUIC addresses to be proven, under load"),
             http_requests_refused: counter(r, "http_requests_refused", "HTTP requests turned away"),
             packets_received: By::register(r, "packets_received", "Engine.IO packets from clients"),
             packets_sent: By::register(r, "packets_sent", "Engine.IO packets to clients"),

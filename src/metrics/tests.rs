@@ -64,7 +64,8 @@ fn every_name_is_rendered_from_the_start() {
         handshakes_refused_total handshakes_waiting http_requests_refused_total inbox_pauses_total \
         limits_hit_total \
         outbox_bytes outbox_overflows_total packets_received_total packets_sent_total peer_misbehaved_total \
-        phase pings_unanswered_total recoveries_refused_total recoveries_total sessions sessions_closed_total \
+        phase pings_unanswered_total \
+        quic_retries_total recoveries_refused_total recoveries_total sessions sessions_closed_total \
         sessions_drained_total sessions_fenced_total sessions_opened_total sockets takeovers_total \
         tokens_refused_total upgrades_total volatile_dropped_total";
     let expected = expected.split_whitespace().map(|name| format!("quicket_{name}"));

@@ -195,6 +195,7 @@ impl Slot {
                 return Some((slot, incoming));
             }
             Verdict::Retry => {
+                core.metrics.quic_retries.inc();
                 // an error gives it back, and dropping it refuses it
                 let _ = incoming.retry();
             }

@@ -539,6 +539,9 @@ async fn three_hundred_sessions_at_once_open_and_close_without_a_failure() {
     assert_eq!(echo.core.registry.len(), 0);
 }
 
+#[path = "quic_flood_tests.rs"]
+mod floods;
+
 // --- places
 
 #[test]
