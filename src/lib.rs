@@ -66,6 +66,7 @@ pub use self::error::{
     AckError, CloseReason, ConfigError, DataError, EmitError, LinkError, PeerMisbehaved,
     RedisError, ServeError, TokenError,
 };
+pub use self::fanout::SlowReader;
 pub use self::jwt::{Claims, Jwt};
 pub use self::metrics::{AppCounter, AppGauge, Metrics};
 pub use self::server::{

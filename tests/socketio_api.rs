@@ -12,6 +12,8 @@ mod ends;
 mod handlers;
 #[path = "socketio_api/namespaces.rs"]
 mod namespaces;
+#[path = "socketio_api/slow.rs"]
+mod slow;
 mod support;
 #[path = "socketio_api/tokens.rs"]
 mod tokens;

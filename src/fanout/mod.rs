@@ -12,6 +12,7 @@ use std::task::{Context, Waker};
 use parking_lot::Mutex;
 
 pub(crate) use self::encoded::Encoded;
+pub use self::outbox::SlowReader;
 pub(crate) use self::outbox::{Outbox, Verdict};
 use crate::error::CloseReason;
 
@@ -48,11 +49,11 @@ impl Mailbox {
     }
 
     /// Queues one message. [`Verdict::Overflow`] has ended the session as a slow consumer.
-    pub(crate) fn push(&self, message: Arc<Encoded>, volatile: bool) -> Verdict {
+    pub(crate) fn push(&self, message: Arc<Encoded>, volatile: bool, slow: SlowReader) -> Verdict {
         let mut inner = self.inner.lock();
-        let verdict = inner.outbox.push(message, volatile);
+        let verdict = inner.outbox.push(message, volatile, slow);
         let waker = match verdict {
-            Verdict::Queued => inner.waker.take(),
+            Verdict::Queued | Verdict::QueuedFor(_) => inner.waker.take(),
             Verdict::Overflow => {
                 inner.asked.abort.get_or_insert(CloseReason::SlowConsumer);
                 inner.waker.take()

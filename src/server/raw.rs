@@ -12,7 +12,7 @@ use crate::engine::handshake::Handshake;
 use crate::engine::packet::Message;
 use crate::engine::{Sid, TransportKind};
 use crate::error::{CloseReason, EmitError};
-use crate::fanout::{Encoded, Verdict};
+use crate::fanout::{Encoded, SlowReader, Verdict};
 
 /// Messages and bytes that may wait for the application; then the server stops reading from the peer.
 const INBOX_MESSAGES: usize = 256;
@@ -127,8 +127,8 @@ impl EngineSocket {
     /// [`EmitError::OutboxFull`] has ended the session, [`EmitError::Disconnected`] says that it had ended.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), EmitError> {
         let message = Arc::new(Encoded::message(message.into()));
-        match self.handle.mailbox.push(message, false) {
-            Verdict::Queued | Verdict::DroppedVolatile => Ok(()),
+        match self.handle.mailbox.push(message, false, SlowReader::default()) {
+            Verdict::Queued | Verdict::QueuedFor(_) | Verdict::DroppedVolatile => Ok(()),
             Verdict::Overflow => Err(EmitError::OutboxFull),
             Verdict::Closed => Err(EmitError::Disconnected),
         }

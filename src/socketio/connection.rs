@@ -21,7 +21,7 @@ use crate::engine::TransportKind;
 use crate::engine::handshake::Handshake;
 use crate::engine::packet::{Message, Str};
 use crate::error::{CloseReason, PeerMisbehaved};
-use crate::fanout::{Encoded, Mailbox, Verdict};
+use crate::fanout::{Encoded, Mailbox, SlowReader, Verdict};
 use crate::socketio::packet::Payload;
 
 /// Tasks that a client may keep busy, however few namespaces it may join.
@@ -185,12 +185,15 @@ impl Shared {
         TransportKind::ALL[self.transport.load(Ordering::Acquire)]
     }
 
-    pub(crate) fn push(&self, message: Arc<Encoded>, volatile: bool) -> Verdict {
-        let verdict = self.mailbox.push(message, volatile);
+    pub(crate) fn push(&self, message: Arc<Encoded>, volatile: bool, slow: SlowReader) -> Verdict {
+        let verdict = self.mailbox.push(message, volatile, slow);
         let metrics = &self.server.metrics;
         match verdict {
             Verdict::DroppedVolatile => {
                 metrics.volatile_dropped.inc();
+            }
+            Verdict::QueuedFor(dropped) => {
+                metrics.volatile_dropped.inc_by(dropped as u64);
             }
             // an overflow is counted where the session ends over it
             Verdict::Queued | Verdict::Overflow | Verdict::Closed => {}
@@ -404,7 +407,8 @@ impl Shared {
     fn reply(&self, nsp: &Str, packet: Outgoing<'_>) {
         let codec: Codec = self.server.codec;
         let frames = codec.encode(nsp, packet);
-        let _ = self.push(Arc::new(Encoded::new(frames, true)), false);
+        let message = Arc::new(Encoded::new(frames, true));
+        let _ = self.push(message, false, SlowReader::default());
     }
 }
 

@@ -59,6 +59,7 @@ use crate::cluster::load::Load;
 use crate::config::SocketIoConfig;
 use crate::engine::packet::Str;
 use crate::engine::{NodeTag, Sid};
+use crate::fanout::SlowReader;
 use crate::jwt::Jwt;
 use crate::metrics::Metrics;
 use crate::random::random;
@@ -112,6 +113,11 @@ impl DynamicNamespace {
         E: Into<ConnectError>,
     {
         self.0.gate.write().add_middleware(middleware);
+    }
+
+    /// As [`Namespace::slow_reader`], for every namespace of the family that comes into being later.
+    pub fn slow_reader(&self, slow: SlowReader) {
+        self.0.gate.write().set_slow_reader(slow);
     }
 
     /// As [`Namespace::on_connect`], for every namespace of the family that comes into being later.

@@ -29,7 +29,7 @@ use crate::cluster::{Bus, Log, Replica};
 use crate::config::SocketIoConfig;
 use crate::engine::packet::Str;
 use crate::error::{AckError, EmitError};
-use crate::fanout::Encoded;
+use crate::fanout::{Encoded, SlowReader};
 use crate::metrics::Metrics;
 use crate::socketio::packet::Args;
 
@@ -67,6 +67,7 @@ type ConnectFn = dyn Fn(Socket) -> HandlerFuture + Send + Sync;
 pub(crate) struct Gate {
     middlewares: Vec<Arc<Middleware>>,
     connect: Option<Arc<ConnectFn>>,
+    slow_reader: SlowReader,
     /// Is it a dynamic namespace's?
     is_of_family: bool,
 }
@@ -86,6 +87,10 @@ impl Gate {
             let future = middleware(socket, auth);
             async move { future.await.map_err(Into::into) }.boxed()
         }));
+    }
+
+    pub(crate) fn set_slow_reader(&mut self, slow: SlowReader) {
+        self.slow_reader = slow;
     }
 
     pub(crate) fn set_connect<F, Fut, O>(&mut self, handler: F)
@@ -133,6 +138,11 @@ impl Namespace {
         O: Outcome,
     {
         self.0.gate.write().set_connect(handler);
+    }
+
+    /// What becomes of clients of this namespace that read too slowly; [`SlowReader::DropVolatile`] without.
+    pub fn slow_reader(&self, slow: SlowReader) {
+        self.0.gate.write().set_slow_reader(slow);
     }
 
     /// The sockets of this node.
@@ -275,6 +285,10 @@ impl Inner {
         self.gate.read().connect.clone()
     }
 
+    pub(super) fn slow_reader(&self) -> SlowReader {
+        self.gate.read().slow_reader
+    }
+
     /// Is there nothing to ask before a client is let in?
     pub(crate) fn is_open_door(&self) -> bool {
         self.gate.read().middlewares.is_empty()
@@ -360,10 +374,11 @@ impl Inner {
         let packet = Outgoing::Event { args, ack: flags.ack, offset: offset.as_deref() };
         let frames = self.codec.encode(&self.name, packet);
         let message = Arc::new(Encoded::new(frames, flags.compress));
+        let slow = self.slow_reader();
         for socket in sockets {
             socket.notify_sent(args);
             // a full outbox has ended that session; the others are not concerned
-            let _ = socket.push(message.clone(), flags.volatile);
+            let _ = socket.push_as(message.clone(), flags.volatile, slow);
         }
         self.metrics.deliveries.inc_by(sockets.len() as u64);
     }

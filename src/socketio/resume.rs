@@ -19,7 +19,7 @@ use crate::cluster::session::{LetGo, Record, Written};
 use crate::cluster::{Log, StreamId};
 use crate::engine::packet::Str;
 use crate::error::{CloseReason, NotRecovered};
-use crate::fanout::Encoded;
+use crate::fanout::{Encoded, SlowReader};
 use crate::socketio::packet::Payload;
 
 /// How long a new session may wait to be stored before its client hears of it.
@@ -323,7 +323,7 @@ impl Shared {
         *session.track.lock() = track;
         let entered = self.let_in(socket, attempt, Some(&session.pid), &rooms, || {
             for (_, message) in missed {
-                let _ = socket.push(message, false);
+                let _ = socket.push_as(message, false, SlowReader::default());
             }
             namespace.sessions.lock().insert(session.pid.clone(), socket.clone());
         });

@@ -31,7 +31,7 @@ use crate::engine::door::Limit;
 use crate::engine::handshake::Handshake;
 use crate::engine::packet::Str;
 use crate::error::{AckError, CloseReason, DataError, EmitError};
-use crate::fanout::{Encoded, Verdict};
+use crate::fanout::{Encoded, SlowReader, Verdict};
 use crate::socketio::packet::Args;
 
 /// How much wider an inbox is while the server waits for an answer of its client.
@@ -502,8 +502,18 @@ impl Socket {
 
     /// Hands an encoded packet to the connection.
     pub(crate) fn push(&self, message: Arc<Encoded>, volatile: bool) -> Result<(), EmitError> {
-        match self.0.connection.push(message, volatile) {
-            Verdict::Queued | Verdict::DroppedVolatile => Ok(()),
+        self.push_as(message, volatile, self.0.namespace.slow_reader())
+    }
+
+    /// The same, for many sockets of one namespace, whose rule is looked up once.
+    pub(super) fn push_as(
+        &self,
+        message: Arc<Encoded>,
+        volatile: bool,
+        slow: SlowReader,
+    ) -> Result<(), EmitError> {
+        match self.0.connection.push(message, volatile, slow) {
+            Verdict::Queued | Verdict::QueuedFor(_) | Verdict::DroppedVolatile => Ok(()),
             Verdict::Overflow => Err(EmitError::OutboxFull),
             Verdict::Closed => Err(EmitError::Disconnected),
         }
