@@ -26,8 +26,8 @@ use quicket::TransportKind::{Polling, WebSocket};
 /// Heartbeats so short that a test can miss one.
 fn hasty() -> EngineConfig {
     EngineConfig {
-        ping_interval: Duration::from_millis(300),
-        ping_timeout: Duration::from_millis(300),
+        ping_interval: Duration::from_millis(500),
+        ping_timeout: Duration::from_millis(500),
         ..engine()
     }
 }
@@ -137,7 +137,9 @@ async fn a_body_that_does_not_come_is_waited_for_one_heartbeat() {
     }
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    assert_eq!(server.session_end().await, CloseReason::PingTimeout);
+    // the pong was due at the same time
+    let reason = server.session_end().await;
+    assert!(matches!(reason, CloseReason::PingTimeout | CloseReason::TransportError), "{reason:?}");
     assert_eq!(server.metric("quicket_http_requests_refused_total"), 1);
     server.end().await;
 }
@@ -149,23 +151,28 @@ async fn a_body_that_does_not_come_is_waited_for_one_heartbeat() {
 async fn an_answer_that_is_not_read_is_cut_off() {
     let sessions = Sessions::default();
     let keep = sessions.clone();
-    let more = EngineConfig { outbox_bytes: 64 << 20, http_compression: None, ..hasty() };
+    // the poll has to come while the session lives, which is as long as the answer may wait
+    let config = EngineConfig {
+        ping_interval: Duration::from_secs(3),
+        ping_timeout: Duration::from_secs(2),
+        outbox_bytes: 64 << 20,
+        http_compression: None,
+        ..engine()
+    };
     let app = move |socket| {
         keep.keep(socket);
         async { None }
     };
-    let server = TestServer::start(more, app, |builder| builder).await;
+    let server = TestServer::start(config, app, |builder| builder).await;
     let client = server.connect(Polling).await;
     let session = sessions.take().await;
-    // more than the buffers of both sides take
-    for _ in 0..32 {
-        session.send("x".repeat(1 << 20)).unwrap();
-    }
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(server.address).await.unwrap();
     let poll = Request::get(TestServer::target(Polling, Some(&client.sid)));
     stream.write_all(poll.head(server.address).as_bytes()).await.unwrap();
+    // more than the buffers of both sides take
+    session.send("x".repeat(32 << 20)).unwrap();
     // nobody tells the reader, who would have to read for that: the system's table shows it
     let client = stream.local_addr().unwrap();
     let is_open = || {
