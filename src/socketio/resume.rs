@@ -20,6 +20,7 @@ use crate::cluster::{Log, StreamId};
 use crate::engine::packet::Str;
 use crate::error::{CloseReason, NotRecovered};
 use crate::fanout::{Encoded, SlowReader};
+use crate::random::random;
 use crate::socketio::packet::Payload;
 
 /// How long a new session may wait to be stored before its client hears of it.
@@ -27,8 +28,10 @@ const STORE_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a client that has seen more of the log than we have waits for us, while we do not come nearer.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(800);
 const CATCH_UP_ROUNDS: usize = 10;
-/// Tries, while others want the same session.
-const ATTEMPTS: usize = 4;
+/// Tries, while others want the same session, or its owner still writes it.
+const ATTEMPTS: usize = 8;
+/// The pause before the next one, at least; up to twice as long, so that two do not stay in step.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 /// The longest private id that is looked up. Node's have 24 characters at most, ours 20.
 const MAX_PID_LEN: usize = 128;
 
@@ -223,6 +226,7 @@ impl Shared {
                 Ok(Written::Fenced) => {
                     // it is somewhere else: what we had of it is old
                     namespace.session_taken(&record);
+                    tokio::time::sleep(ATTEMPT_PAUSE.mul_f64(1.0 + random::<f64>())).await;
                     continue;
                 }
                 Err(_) => return Err(NotRecovered::Unavailable.into()),
