@@ -176,4 +176,10 @@ const FOUND: &[(u64, &str)] = &[
     ),
     (268, "an offset from an earlier session was taken for one of a session that began behind it"),
     (305, "an event that wants an answer was sent ahead of the log, and again to who came back"),
+    (976, "an offset from before the place where a new session began was worth nothing"),
+    (
+        1035,
+        "an attempt that its client had given up took the session, and what was sent early came again",
+    ),
+    (1325, "the same with Redis slow and three nodes"),
 ];

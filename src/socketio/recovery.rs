@@ -37,6 +37,8 @@ pub(super) struct Track {
     sent: Sent,
     /// Early messages of this node up to this number were delivered before the socket entered.
     entered: u64,
+    /// Where the session went on here, unless it began here.
+    since: Option<Offset>,
     /// Early messages that it has got elsewhere, before.
     inherited: Vec<Early>,
     /// See [`Record::leftover`].
@@ -47,12 +49,18 @@ impl Track {
     /// A session that begins at `start`.
     pub(super) fn new(start: StreamId) -> Self {
         let sent = Sent { behind: start, ids: VecDeque::new() };
-        Self { start, rooms: Vec::new(), sent, entered: 0, inherited: Vec::new(), leftover: None }
+        let (rooms, inherited) = (Vec::new(), Vec::new());
+        Self { start, rooms, sent, entered: 0, since: None, inherited, leftover: None }
     }
 
     /// From now on it is among those that early messages are delivered to; the last one was `early`.
     pub(super) fn enter(&mut self, early: u64) {
         self.entered = early;
+    }
+
+    /// The session goes on, from where the node is.
+    pub(super) fn goes_on(&mut self, at: Offset) {
+        self.since = Some(at);
     }
 
     pub(super) fn start(&self) -> StreamId {
@@ -112,7 +120,19 @@ impl Track {
             let from = early.from.max(self.entered + 1);
             (from <= early.to).then_some(Early { from, ..early })
         }));
+        record.early.extend(self.since.map(went_on));
     }
+}
+
+/// How a record says where its session went on last: no node, and no first number.
+fn went_on(at: Offset) -> Early {
+    Early { node: Str::default(), after: at.id, from: 0, to: at.early }
+}
+
+/// What [`went_on`] says.
+fn goes_on_from(record: &Record) -> Option<Offset> {
+    let early = record.early.iter().find(|early| early.node.is_empty() && early.from == 0)?;
+    Some(Offset { id: early.after, early: early.to })
 }
 
 fn end_spans(spans: &mut Vec<Span>, rooms: &[Str], at: StreamId) {
@@ -339,6 +359,7 @@ impl Replay {
             rooms: self.rooms,
             sent: self.sent,
             entered: 0,
+            since: None,
             inherited: self.received,
             leftover: None,
         };
@@ -375,7 +396,11 @@ fn received(record: &Record, offset: Offset) -> Result<Vec<Early>, NotRecovered>
     }
     if offset.early > 0 {
         let is_later = record.at.is_some_and(|at| at >= offset) && !is_old;
-        if !is_later && !came_with_it {
+        // An offset from before the session went on here, and not the one that it went on with: an attempt of
+        // this client that it had given up took the session from a connection that it had, and what that
+        // one was sent ahead of the log is forgotten.
+        let is_foreign = goes_on_from(record).is_some_and(|at| offset <= at);
+        if !came_with_it && (!is_later || is_foreign) {
             return Err(NotRecovered::Offset);
         }
         // it may come with this one again, to a node that knows nothing of it
@@ -403,7 +428,8 @@ fn begin(
         Claim::Unreadable => {
             // nobody knows what it has got, unless it cannot have got anything
             let untouched = |sent: &Sent| sent.ids.is_empty() && sent.behind == record.start;
-            if !record.sent.as_ref().is_some_and(untouched) || !record.early.is_empty() {
+            let early = record.early.iter().any(|early| early.from > 0);
+            if !record.sent.as_ref().is_some_and(untouched) || early {
                 return Err(NotRecovered::Offset);
             }
             None

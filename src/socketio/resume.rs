@@ -318,8 +318,13 @@ impl Shared {
         let (mut track, rooms) = replay.into_track();
         track.join(&socket.rooms_to_be(), log.mark().id);
         track.enter(delivered_early(namespace));
-        if fresh {
-            track.left_over(session.track.lock().leftover());
+        match fresh {
+            // nothing that it is sent has an earlier offset than where it is now
+            true => {
+                let leftover = session.track.lock().leftover();
+                track.left_over(leftover.filter(|offset| *offset >= log.mark()));
+            }
+            false => track.goes_on(log.mark()),
         }
         for (missed, _) in &missed {
             track.sent(missed.id);

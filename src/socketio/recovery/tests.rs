@@ -471,3 +471,28 @@ fn a_node_that_died_before_it_said_where_the_client_stood_is_not_guessed_for() {
     record.early.clear();
     assert_eq!(events(&record, claim, &log), Ok(vec![11]));
 }
+
+#[test]
+fn what_another_connection_of_the_client_was_sent_ahead_of_the_log_is_not_guessed() {
+    let log = [by(event(10, to(&[])), "n", 17), event(12, to(&[]))];
+    let claim = |text: &str| Claim::Offset(text.parse().unwrap());
+    // The client got the 17th message of n ahead of the log. Then an older attempt of its own, which it had
+    // given up, took the session, at 9, with the 20th as the last that n had delivered.
+    let mut track = Track::new(id(5));
+    track.enter(20);
+    track.goes_on("9-0~20".parse().unwrap());
+    track.sent(id(10));
+    track.sent(id(12));
+    let record = record_of(&track, 12);
+    assert_eq!(events(&record, claim("8-0~17"), &log), Err(NotRecovered::Offset));
+    assert_eq!(events(&record, claim("9-0~20"), &log), Err(NotRecovered::Offset));
+    // what it gets from there on says so, and what it got before from the log alone does, too
+    assert_eq!(events(&record, claim("9-0~21"), &log), Ok(vec![10, 12]));
+    assert_eq!(events(&record, claim("8-0"), &log), Ok(vec![10, 12]));
+    assert_eq!(events(&record, claim("10-0"), &log), Ok(vec![12]));
+    // an offset that it came with has been looked into
+    let came = Early { node: "".into(), after: id(8), from: 17, to: 17 };
+    let mut record = record_of(&track, 12);
+    record.early.push(came);
+    assert_eq!(events(&record, claim("8-0~17"), &log), Ok(vec![10, 12]));
+}
