@@ -103,7 +103,7 @@ export const REFUSED = [
       const client = await lab.client();
       await lab.emit(0);
       await lab.settled(client);
-      const busy = { event: "n", name: "busy", count: 3000, batch: 100, every: 1 };
+      const busy = { event: "n", name: "busy", count: 3000, batch: 100, every: 20 };
       await lab.do("publish", { ...busy, to: ["somebody else's"] });
       await lab.do("emit", { event: "tick", to: [client.id], volatile: true });
       await until("the client ticks", () => client.got("tick").length === 1);
