@@ -123,7 +123,7 @@ impl Remembered {
     }
 }
 
-/// The value. `address` is one of [`Door::counted`], or `None` for whom no limit per address holds.
+/// The value. `address` is one of [`counted`], or `None` for whom no limit per address holds.
 #[derive(Debug)]
 pub(crate) struct Door {
     limits: LimitsConfig,

@@ -1,6 +1,6 @@
 //! The commands of Redis that the bus uses, as they are sent on one connection.
 //!
-//! In tests there is another Redis behind them, which lives in virtual time (see [`super::simulated`]).
+//! In tests there is another Redis behind them, which lives in virtual time (`super::simulated`).
 
 use std::collections::HashMap;
 use std::time::Duration;
