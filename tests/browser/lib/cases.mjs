@@ -293,21 +293,21 @@ export function whiteboardIn(browserName, more = () => {}) {
         return Number(/quicket_whiteboard_draws_refused_total (\d+)/.exec(text)[1]);
       };
       const before = await refused();
-      await one.page.evaluate(() => {
-        window.mostUnsent = 0;
-        const look = () => {
-          window.mostUnsent = Math.max(window.mostUnsent, Number(document.documentElement.dataset.unsent));
-        };
-        new MutationObserver(look).observe(document.documentElement, { attributeFilter: ["data-unsent"] });
-      });
+      // The page itself looks, as soon as the server has refused one: it sends that again half a second later.
+      const shown = one.page.evaluate(async (before) => {
+        for (;;) {
+          const text = await (await fetch("/metrics")).text();
+          const refused = Number(/quicket_whiteboard_draws_refused_total (\d+)/.exec(text)[1]);
+          if (refused > before) return Number(document.documentElement.dataset.unsent);
+        }
+      }, before);
       while ((await refused()) === before) {
         await one.page.evaluate(dots, 3_300, -100, 20);
         // All of it is taken, or some is not.
         while ((await refused()) === before && (await unsentOf(one.page)) > 0);
       }
+      assert.ok((await shown) > 0, "what was refused is shown as waiting");
       await one.page.evaluate(dots, 1, 100, 20);
-      // by now it may all have been sent again
-      assert.ok((await one.page.evaluate(() => window.mostUnsent)) > 0);
       await untilData(one.page, "unsent", "0");
       await untilInked(two.page, [100, 20], "black");
       await draw(two.page, [-160, 100], [160, 100]);
