@@ -154,22 +154,30 @@ impl Broadcast {
             })
         });
         let (round, mut local) = namespace.fan_out_with_ack(args, &self.target, self.flags);
-        answers.missing += round.len();
+        // an answer of another node can overtake the number of those that it will send
+        let (mut announced, mut came) = (round.len(), 0);
         // Each channel ends when nobody owes an answer any more. Both are read at once, so that a slow
         // socket here does not hide what has come from other nodes.
         let (mut local_open, mut remote_open) = (true, remote.is_some());
         while local_open || remote_open {
+            answers.missing = usize::saturating_sub(announced, came);
             tokio::select! {
                 biased; // there is an end to both
                 answer = local.recv(), if local_open => match answer {
-                    Some(answer) => answers.take(&answer),
+                    Some(answer) => {
+                        came += 1;
+                        answers.take(&answer);
+                    }
                     None => local_open = false,
                 },
                 reply = receive(&mut remote), if remote_open => match reply {
-                    Some(Reply::ClientCount(count)) => answers.missing += count,
-                    Some(Reply::Ack(answer)) => answers.take(&answer),
+                    Some(Reply::ClientCount(count)) => announced += count,
+                    Some(Reply::Ack(answer)) => {
+                        came += 1;
+                        answers.take(&answer);
+                    }
                     Some(Reply::Missing(nodes)) => {
-                        answers.missing += nodes;
+                        announced += nodes;
                         answers.error = Some(AckError::Incomplete);
                     }
                     Some(Reply::Sockets(_) | Reply::ServerSideAnswer(_)) => {}
@@ -177,6 +185,7 @@ impl Broadcast {
                 },
             }
         }
+        answers.missing = announced.saturating_sub(came);
     }
 
     /// The sockets that are meant. Nodes that do not answer within 5 s (or [`Broadcast::timeout`]) are
@@ -259,7 +268,6 @@ pub struct Answers<R> {
 
 impl<R: FromArgs> Answers<R> {
     pub(super) fn take(&mut self, answer: &Args) {
-        self.missing = self.missing.saturating_sub(1);
         match R::from_args(answer) {
             Ok(answer) => self.received.push(answer),
             Err(error) => self.error = Some(AckError::Decode(error.to_string())),

@@ -13,15 +13,17 @@ struct Waiting {
     replies: mpsc::UnboundedSender<Reply>,
     /// Nodes that have not answered.
     nodes: usize,
-    /// Acknowledgements that were announced and have not come, by the uid of the node.
-    acks: HashMap<String, usize>,
+    /// By the uid of the node: acknowledgements that were announced and have not come, or, below zero, that
+    /// came before their number did. In a Redis Cluster a node's answers go through whichever server
+    /// the client takes for each `PUBLISH`, so that they overtake each other.
+    acks: HashMap<String, isize>,
     /// Does a node answer with a count first and acknowledgements after it?
     counts_acks: bool,
 }
 
 impl Waiting {
     fn is_done(&self) -> bool {
-        self.nodes == 0 && self.acks.is_empty()
+        self.nodes == 0 && self.acks.values().all(|owed| *owed <= 0)
     }
 }
 
@@ -51,17 +53,10 @@ impl Requests {
         match &reply {
             Reply::ClientCount(count) if waiting.counts_acks => {
                 waiting.nodes = waiting.nodes.saturating_sub(1);
-                if *count > 0 {
-                    waiting.acks.insert(uid.to_owned(), *count);
-                }
+                *waiting.acks.entry(uid.to_owned()).or_default() += count.cast_signed();
             }
-            Reply::Ack(_) => {
-                if let Some(acks) = waiting.acks.get_mut(uid) {
-                    *acks -= 1;
-                    if *acks == 0 {
-                        waiting.acks.remove(uid);
-                    }
-                }
+            Reply::Ack(_) if waiting.counts_acks => {
+                *waiting.acks.entry(uid.to_owned()).or_default() -= 1;
             }
             _ => waiting.nodes = waiting.nodes.saturating_sub(1),
         }
@@ -94,14 +89,18 @@ impl Requests {
     /// The nodes that have announced acknowledgements which have not all come.
     pub(super) fn debtors(&self, id: &str) -> Vec<String> {
         let requests = self.0.lock();
-        requests.get(id).map_or_else(Vec::new, |waiting| waiting.acks.keys().cloned().collect())
+        let owing = |waiting: &Waiting| {
+            let owing = waiting.acks.iter().filter(|(_, owed)| **owed > 0);
+            owing.map(|(uid, _)| uid.clone()).collect()
+        };
+        requests.get(id).map_or_else(Vec::new, owing)
     }
 
     /// This node is gone with the acknowledgements that it had announced.
     pub(super) fn forget(&self, id: &str, uid: &str) {
         let mut requests = self.0.lock();
         let Some(waiting) = requests.get_mut(id) else { return };
-        if waiting.acks.remove(uid).is_some() {
+        if waiting.acks.remove(uid).is_some_and(|owed| owed > 0) {
             // how many are missing is known already
             let _ = waiting.replies.send(Reply::Missing(0));
         }
@@ -156,6 +155,21 @@ mod tests {
         requests.answer("r", "b", Reply::ClientCount(0));
         assert!(!is_over(&mut receiver));
         let args = crate::socketio::packet::Codec::Json.args(None, &1).unwrap();
+        requests.answer("r", "a", Reply::Ack(args));
+        assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn an_acknowledgement_that_overtakes_its_number_counts() {
+        let requests = Requests::default();
+        let mut receiver = begin(&requests, 2, true);
+        let args = crate::socketio::packet::Codec::Json.args(None, &1).unwrap();
+        requests.answer("r", "a", Reply::Ack(args.clone()));
+        assert_eq!(requests.debtors("r"), [""; 0]);
+        requests.answer("r", "b", Reply::ClientCount(0));
+        requests.answer("r", "a", Reply::ClientCount(2));
+        assert_eq!(requests.debtors("r"), ["a"]);
+        assert!(!is_over(&mut receiver));
         requests.answer("r", "a", Reply::Ack(args));
         assert!(is_over(&mut receiver));
     }
