@@ -6,7 +6,7 @@ export CARGO_TERM_COLOR ?= auto
 # one fetch of a crate that fails for a moment must not fail a build
 export CARGO_NET_RETRY ?= 5
 
-.PHONY: help run cluster frontend test soak test-manifests check bench setup clean fallback image-test rollout fuzz siege audit
+.PHONY: help run cluster frontend test soak test-manifests check bench cost setup clean fallback image-test rollout fuzz siege audit
 
 help:
 	@echo "make run     build everything and serve the whiteboard at http://localhost:3000"
@@ -21,6 +21,7 @@ help:
 	@echo "make audit   known vulnerabilities in dependencies (needs RustSec's database from GitHub)"
 	@echo "make check   formatting, lints, docs, licences"
 	@echo "make bench   servers side by side; writes docs/benchmark.md (BENCH=quick: minutes, writes nothing)"
+	@echo "make cost    instructions a delivery and a client take, against what is on record (UPDATE_DOCS=1)"
 	@echo "PORT=8080 make run takes another port; the other settings are in docs/configuration.md"
 
 run: frontend
@@ -55,7 +56,7 @@ tests/%/node_modules/.installed: tests/%/package.json tests/%/package-lock.json
 
 setup: tests/interop/node_modules/.installed tests/browser/node_modules/.installed
 	scripts/debian-packages chromium firefox-esr redis-server redis-sentinel haproxy nginx openssl \
-		nftables iproute2 conntrack
+		nftables iproute2 conntrack valgrind
 	scripts/valkey
 	scripts/python-tools
 
@@ -71,6 +72,7 @@ test: frontend setup
 	$(CARGO) build --examples
 	cd tests/interop && $(INTEROP) $(NODE_TEST)
 	$(CARGO) build --release --bin quicket
+	cd tests/interop && $(NODE_TEST) cost.mjs
 	cd tests/browser && $(NODE_TEST) --test-concurrency=2
 	$(MAKE) test-manifests
 
@@ -112,6 +114,12 @@ siege: frontend tests/interop/node_modules/.installed
 
 audit:
 	scripts/cargo-deny advisories
+
+# part of `make test`
+cost: frontend tests/interop/node_modules/.installed
+	scripts/debian-packages valgrind
+	$(CARGO) build --release --bin quicket
+	cd tests/interop && $(NODE_TEST) cost.mjs
 
 # --- static checks
 
