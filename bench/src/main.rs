@@ -3,12 +3,14 @@
 //! ```text
 //! fleet ▶ many clients, and nothing of any server     traffic ▶ what they say, and that it arrived
 //! process ▶ servers started, /proc read               workloads ▶ what is compared     report ▶ results
+//! scale ▶ what many nodes would do, simulated with what was measured
 //! ```
 
 mod fleet;
 mod lab;
 mod process;
 mod report;
+mod scale;
 mod traffic;
 mod workloads;
 
@@ -69,6 +71,14 @@ enum Command {
         #[arg(long)]
         document: bool,
     },
+    /// What a large cluster would do with the costs of a run, simulated
+    Scale {
+        #[arg(long, default_value = "target/results")]
+        out: PathBuf,
+        /// Writes it into docs/scale.md, too
+        #[arg(long)]
+        document: bool,
+    },
     /// Lists the workloads
     List,
 }
@@ -107,6 +117,10 @@ fn main() -> Result<()> {
             finish(&results, document, &out)
         }
         Command::Report { out, document } => finish(&Results::read(&out)?, document, &out),
+        Command::Scale { out, document } => {
+            let page = folder().join("../docs/scale.md");
+            scale::report(&Results::read(&out)?, document.then_some(&*page))
+        }
         Command::List => {
             let lab = Lab::new(Mode::Quick, None)?;
             for workload in workloads::all(&lab) {

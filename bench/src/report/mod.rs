@@ -16,6 +16,8 @@ mod plot;
 mod table;
 mod targets;
 
+pub(crate) use doc::fill;
+
 /// One figure of a workload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Metric {
@@ -166,6 +168,12 @@ impl Results {
         Ok(())
     }
 
+    /// Our own figure, the middle of all rounds.
+    pub(crate) fn own(&self, workload: &str, metric: &str) -> Option<f64> {
+        let outcome = self.outcomes.iter().find(|outcome| outcome.id == workload)?;
+        outcome.median(Peer::Quicket.name(), metric)
+    }
+
     /// For the terminal.
     pub(crate) fn text(&self) -> String {
         let tables = self.outcomes.iter().map(table::of_outcome).collect::<Vec<_>>().join("\n");
@@ -174,7 +182,7 @@ impl Results {
 
     /// Puts the results into the page, between its marks.
     pub(crate) fn document(&self, page: &Path, plots: &str) -> Result<()> {
-        doc::fill(self, page, plots)
+        doc::results(self, page, plots)
     }
 }
 
@@ -196,7 +204,7 @@ fn said(program: &str, args: &[&str]) -> String {
 }
 
 /// A figure with as many digits as it is worth.
-fn figure(value: f64) -> String {
+pub(crate) fn figure(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}"),
         10.0.. => format!("{value:.1}"),

@@ -76,8 +76,29 @@ pub(crate) fn workloads(_: &Lab) -> Vec<Workload> {
             peers,
             run: Box::new(delay),
         },
+        Workload {
+            id: "cluster-readers",
+            title: "More nodes over one Redis: what each costs".to_owned(),
+            about: format!(
+                "4 clients of one node send to a room that only one client of that node is in, {WINDOW} \
+                 events each under way at a time: with one other node, and with {MANY} others, all of \
+                 which read each event. What a reader costs Redis is the difference between the two."
+            ),
+            metrics: vec![
+                Metric::new("events", "events, one other node", "events/s").higher(),
+                Metric::new("node", "publishing node, each event", "µs"),
+                Metric::new("bystander", "node that has nobody in the room, each event", "µs"),
+                Metric::new("append", "Redis, each event", "µs"),
+                Metric::new("reader", "Redis, each event and reading node", "µs"),
+            ],
+            peers: vec![Peer::Quicket],
+            run: Box::new(readers),
+        },
     ]
 }
+
+/// Nodes that only read, in the larger of two clusters.
+const MANY: usize = 4;
 
 /// Two nodes, the second of which may have its clients elsewhere.
 struct Pair {
@@ -187,6 +208,43 @@ fn throughput(lab: &Lab, peer: Peer) -> Result<(Sample, u64)> {
     traffic.start_measuring();
     let rate = saturated(&mut **fleet, traffic, WINDOW, time)?;
     Ok((Sample::from([("events".into(), rate)]), traffic.delivered))
+}
+
+fn readers(lab: &Lab, peer: Peer) -> Result<(Sample, u64)> {
+    let time = lab.mode.seconds(3, 8);
+    let redis = lab.redis()?;
+    let mut sample = Sample::new();
+    let mut checked = 0;
+    let mut of_redis = Vec::new();
+    for others in [1, MANY] {
+        let Pair { nodes: [first, second] } = Pair::start(lab, peer)?;
+        let more = (1..others).map(|_| lab.start(peer, Some(&redis.url())));
+        let more = more.collect::<Result<Vec<_>>>()?;
+        let mut scene = Scene::set(&[first.address; 4], &[first.address], Some(second.address))?;
+        let Scene { fleet, traffic } = &mut scene;
+        saturated(&mut **fleet, traffic, WINDOW, Duration::from_secs(1))?;
+        traffic.start_measuring();
+        let usage = || -> Result<_> { Ok([first.usage()?, second.usage()?, redis.usage()?]) };
+        let before = usage()?;
+        let rate = saturated(&mut **fleet, traffic, WINDOW, time)?;
+        let after = usage()?;
+        let each = |at: usize| micros_each(after[at].cpu_since(&before[at]), traffic.events);
+        of_redis.push(each(2));
+        checked += traffic.delivered;
+        if others == 1 {
+            sample.extend([
+                ("events".into(), rate),
+                ("node".into(), each(0)),
+                ("bystander".into(), each(1)),
+            ]);
+        }
+        drop(more);
+    }
+    let reader = (of_redis[1] - of_redis[0]) / (MANY - 1) as f64;
+    sample.insert("reader".into(), reader);
+    // the publishing node reads, too
+    sample.insert("append".into(), of_redis[0] - 2.0 * reader);
+    Ok((sample, checked))
 }
 
 fn delay(lab: &Lab, peer: Peer) -> Result<(Sample, u64)> {

@@ -16,7 +16,7 @@ const ROOM_SIZE: usize = 5;
 const EVERY: f64 = 2.0;
 
 pub(crate) fn workloads(lab: &Lab) -> Vec<Workload> {
-    let clients = lab.mode.pick(2_000, 8_000);
+    let clients = lab.mode.pick(2_000, 10_000);
     let peers = vec![Peer::Quicket, Peer::Socketioxide, Peer::Node];
     vec![Workload {
         id: "ws-rooms",
@@ -26,6 +26,7 @@ pub(crate) fn workloads(lab: &Lab) -> Vec<Workload> {
             Metric::new("cpu", "CPU for each delivery", "µs"),
             Metric::new("p50", "latency, median", "ms"),
             Metric::new("p99", "p99", "ms"),
+            Metric::new("room", "resident for each room that is made", "KiB"),
         ],
         peers,
         run: Box::new(move |lab, peer| run(lab, peer, clients)),
@@ -38,7 +39,9 @@ fn run(lab: &Lab, peer: Peer, clients: usize) -> Result<(Sample, u64)> {
     let mut traffic = Traffic::new(Shape::SAY);
     let clients = open_all(&mut *fleet, &[server.address], clients, AT_ONCE, &mut traffic)?;
     let rooms = clients.iter().map(|who| (*who, format!("room {}", who / ROOM_SIZE)));
+    let bare = server.usage()?;
     enter(&mut *fleet, &mut traffic, "join", &rooms.collect::<Vec<_>>())?;
+    let roomed = server.usage()?;
     let groups: Vec<usize> = clients.chunks(ROOM_SIZE).map(|room| traffic.group(room)).collect();
     // one of each room after the other, so that a room's events are spread over time
     for seat in 0..ROOM_SIZE {
@@ -56,6 +59,10 @@ fn run(lab: &Lab, peer: Peer, clients: usize) -> Result<(Sample, u64)> {
         ("cpu".into(), micros_each(cpu, traffic.delivered)),
         ("p50".into(), traffic.latency(0.5)),
         ("p99".into(), traffic.latency(0.99)),
+        (
+            "room".into(),
+            roomed.resident.saturating_sub(bare.resident) as f64 / 1024.0 / groups.len() as f64,
+        ),
     ]);
     Ok((sample, traffic.delivered))
 }
