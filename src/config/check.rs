@@ -7,8 +7,8 @@ use tracing_subscriber::EnvFilter;
 use super::forms::{show_duration, show_size};
 use super::settings;
 use super::{
-    Config, Cookie, HostPolicy, Listen, OriginPolicy, RedisAddress, ResetKey, SameSite, Transports,
-    origin,
+    Config, Cookie, HostPolicy, Listen, MAX_DEPTH, OriginPolicy, RedisAddress, ResetKey, SameSite,
+    Transports, origin,
 };
 use crate::error::ConfigError;
 
@@ -21,6 +21,10 @@ const MAX_BYTES: usize = i32::MAX as usize;
 
 /// The most of anything that is counted: channels have a largest capacity, and panic above it.
 const MAX_COUNT: usize = 1_000_000;
+
+/// hyper reads no less than this at once.
+const MIN_HEADER_BYTES: usize = 8 * 1024;
+const MAX_HEADER_BYTES: usize = 1024 * 1024;
 
 /// A value that cannot be meant.
 pub(super) struct Finding {
@@ -156,6 +160,13 @@ impl Config {
                 format!("from {least} to {MAX_COUNT}")
             });
         }
+        found.unless((1..=MAX_DEPTH).contains(&socketio.max_depth), "max-depth", || {
+            format!("from 1 to {MAX_DEPTH}")
+        });
+        let heads = MIN_HEADER_BYTES..=MAX_HEADER_BYTES;
+        found.unless(heads.contains(&self.limits.max_header_bytes), "max-header-bytes", || {
+            format!("from {MIN_HEADER_BYTES} to {MAX_HEADER_BYTES} bytes")
+        });
         // What is sent again has to pass the outbox, or the client would be cut off over it again and again.
         found.unless(
             !socketio.recovery.is_on()
@@ -359,6 +370,7 @@ mod tests {
                 inbox_bytes: 0,
                 max_pending_acks: 0,
                 max_attachments: 0,
+                max_depth: 0,
                 recovery: RecoveryConfig {
                     window: Duration::from_secs(1),
                     max_events: 0,
@@ -380,7 +392,7 @@ mod tests {
              webtransport-keep-alive max-payload outbox-bytes inbox-bytes max-name-bytes \
              recovery-history-bytes max-namespaces max-rooms \
              inbox-events max-pending-acks recovery-max-events recovery-history-entries \
-             webtransport-max-pending-handshakes recovery-max-bytes transports";
+             webtransport-max-pending-handshakes max-depth recovery-max-bytes transports";
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
     }
 
@@ -390,12 +402,14 @@ mod tests {
             c.engine.ping_interval = Duration::MAX;
             c.engine.max_payload = usize::MAX;
             c.socketio.inbox_events = usize::MAX;
+            c.socketio.max_depth = MAX_DEPTH + 1;
+            c.limits.max_header_bytes = MAX_HEADER_BYTES + 1;
             c.webtransport.max_pending_handshakes = usize::MAX;
             c.shutdown_grace = Duration::MAX;
             c.socketio.recovery.window = Duration::MAX;
         });
         let expected = "recovery-window shutdown-grace ping-interval max-payload inbox-events \
-             webtransport-max-pending-handshakes";
+             webtransport-max-pending-handshakes max-depth max-header-bytes";
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
     }
 
@@ -407,6 +421,7 @@ mod tests {
                 max_sessions_per_ip: none,
                 max_half_open_sessions: none,
                 max_connections_per_ip: none,
+                max_header_bytes: 8 * 1024 - 1,
                 handshake_rate: none,
                 handshake_wait: Duration::MAX,
                 handshake_rate_per_ip: none,
@@ -414,7 +429,7 @@ mod tests {
                 byte_rate: Some(999_999),
                 ..LimitsConfig::default()
             };
-            let expected = "max-sessions max-sessions-per-ip max-half-open-sessions \
+            let expected = "max-header-bytes max-sessions max-sessions-per-ip max-half-open-sessions \
                  max-connections-per-ip handshake-rate handshake-rate-per-ip packet-rate \
                  byte-rate handshake-wait";
             assert_eq!(

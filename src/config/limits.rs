@@ -36,6 +36,8 @@ pub struct LimitsConfig {
     /// New sessions a second from one address, of which five seconds' worth may come at once; more get
     /// 429. Default: 100.
     pub handshake_rate_per_ip: Option<usize>,
+    /// Longest head of an HTTP request, in bytes; above it the client gets 431. From 8 KiB on. Default: 32 KiB.
+    pub max_header_bytes: usize,
     /// Engine.IO packets a second that are read from one connection, WebSocket control frames included.
     /// A second's worth may come at once; then reading pauses, until the client is within its rate.
     /// Default: 50,000.
@@ -57,6 +59,7 @@ impl Default for LimitsConfig {
             handshake_rate: Some(2_000),
             handshake_wait: Duration::from_secs(5),
             handshake_rate_per_ip: Some(100),
+            max_header_bytes: 32 * 1024,
             packet_rate: Some(50_000),
             byte_rate: Some(32 << 20),
         }

@@ -292,6 +292,12 @@ pub enum SameSite {
     None,
 }
 
+/// The deepest that arrays and objects within each other may be set to, the array of arguments counted.
+///
+/// One less than serde_json's own limit, so that what is accepted can be decoded by every path.
+/// Node has no limit but its stack; no client comes near.
+pub(crate) const MAX_DEPTH: usize = 127;
+
 /// Socket.IO: namespaces, sockets and events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketIoConfig {
@@ -302,6 +308,9 @@ pub struct SocketIoConfig {
     /// The most binary attachments of one packet from a client (Node: `maxAttachments` of the
     /// decoder). Default: 10.
     pub max_attachments: usize,
+    /// How deep the JSON or msgpack of a packet may nest, the array of arguments counted (Node: no limit
+    /// but its stack). At most 127, what every reader on the way can take. Default: 127.
+    pub max_depth: usize,
     /// The most namespaces that one connection may join (Node: no limit). Default: 64.
     pub max_namespaces: usize,
     /// The most rooms that one socket may be in, beside its own; it does not join more (Node: no
@@ -332,6 +341,7 @@ impl Default for SocketIoConfig {
             connect_timeout: Duration::from_secs(45),
             parser: Parser::default(),
             max_attachments: 10,
+            max_depth: MAX_DEPTH,
             max_namespaces: 64,
             max_rooms: 1_000,
             max_name_bytes: 1_024,

@@ -161,7 +161,7 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
             Some(connected) => connected.map(Arc::new),
             None => None,
         };
-        let guest = Guest { peer, connected };
+        let guest = Guest { peer, connected, head_max: core.config.limits.max_header_bytes };
         let (tls, closed, alive) = (tls.clone(), core.closed(), alive.clone());
         let pass = full.as_ref().map_or(Pass::Serve, |_| gate.pass(&stream));
         if !matches!(pass, Pass::Serve) {
@@ -208,6 +208,8 @@ struct Guest {
     peer: Peer,
     /// Counts the connection; the admin port has none.
     connected: Option<Arc<Connected>>,
+    /// The bytes that a request's head may have.
+    head_max: usize,
 }
 
 async fn serve(
@@ -260,7 +262,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEAD_MAX);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(guest.head_max);
     let connection = builder.serve_connection(TokioIo::new(stream), service(guest.clone(), app));
     let connection = connection.with_upgrades();
     tokio::pin!(connection, closed);
@@ -283,7 +288,7 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING)
-        .max_header_list_size(HEAD_MAX as u32);
+        .max_header_list_size(u32::try_from(guest.head_max).unwrap_or(u32::MAX));
     let connection = builder.serve_connection(TokioIo::new(stream), service(guest.clone(), app));
     tokio::pin!(connection, closed);
     let result = tokio::select! {
@@ -302,8 +307,6 @@ async fn last_answers(connection: impl Future<Output = hyper::Result<()>>) -> hy
     tokio::time::timeout(LAST_ANSWERS, connection).await.unwrap_or(Ok(()))
 }
 
-/// The bytes of a request's head.
-const HEAD_MAX: usize = 32 * 1024;
 /// A peer that answers no ping within this time is gone.
 const HTTP2_PING: Duration = Duration::from_secs(20);
 

@@ -77,7 +77,7 @@ impl Client {
     /// A connection that was opened now.
     pub(crate) fn new(now: Instant, codec: Codec, config: &SocketIoConfig) -> Self {
         Self {
-            decoder: Decoder::new(codec, config.max_attachments),
+            decoder: Decoder::new(codec, config.max_attachments).nested(config.max_depth),
             spaces: Vec::new(),
             max_namespaces: config.max_namespaces,
             max_name_bytes: config.max_name_bytes,

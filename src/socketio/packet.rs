@@ -36,19 +36,13 @@ pub use self::args::{Args, Payload};
 pub(crate) use self::de::iso_date;
 
 use self::args::Body;
-use crate::config::Parser;
+use crate::config::{MAX_DEPTH, Parser};
 use crate::engine::packet::{Frame, Message, Str};
 use crate::error::{EmitError, PeerMisbehaved};
 
 /// Event names that Socket.IO keeps for itself (socket.io-parser `RESERVED_EVENTS`).
 pub(crate) const RESERVED_EVENTS: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
-
-/// Arrays and objects within each other, the array of arguments counted.
-///
-/// One less than serde_json's own limit, so that what is accepted can be decoded by every path.
-/// Node has no limit but its stack; no client comes near.
-const MAX_DEPTH: usize = 127;
 
 /// The largest ack id: JavaScript's `Number.MAX_SAFE_INTEGER`.
 ///
@@ -201,7 +195,8 @@ impl Codec {
     /// # Errors
     /// The rule that a client would have broken with it.
     pub(crate) fn args_from_text(self, list: Str, has_event: bool) -> Result<Args, PeerMisbehaved> {
-        let text = json::read_payload(list, 2, 0)?.ok_or(PeerMisbehaved::InvalidPayload)?;
+        let text =
+            json::read_payload(list, 2, 0, MAX_DEPTH)?.ok_or(PeerMisbehaved::InvalidPayload)?;
         let args = Args::checked(Body::json(text, Vec::new()), has_event)?;
         match self {
             Self::Json => Ok(args),
@@ -256,6 +251,7 @@ impl Codec {
 pub(crate) struct Decoder {
     codec: Codec,
     max_attachments: usize,
+    max_depth: usize,
     /// A binary packet that waits for attachments. Always `None` with [`Codec::MsgPack`].
     pending: Option<Pending>,
 }
@@ -271,7 +267,12 @@ struct Pending {
 impl Decoder {
     /// `max_attachments`: socket.io-parser's option of that name, 10 by default there.
     pub(crate) fn new(codec: Codec, max_attachments: usize) -> Self {
-        Self { codec, max_attachments, pending: None }
+        Self { codec, max_attachments, max_depth: MAX_DEPTH, pending: None }
+    }
+
+    /// Takes only packets that nest no deeper than this, and than [`MAX_DEPTH`].
+    pub(crate) fn nested(self, max_depth: usize) -> Self {
+        Self { max_depth: max_depth.min(MAX_DEPTH), ..self }
     }
 
     /// Are attachments of a packet outstanding?
@@ -290,7 +291,9 @@ impl Decoder {
         match (self.codec, message) {
             (Codec::Json, Message::Text(text)) => self.decode_text(&text),
             (Codec::Json, Message::Binary(data)) => self.decode_attachment(data),
-            (Codec::MsgPack, Message::Binary(data)) => msgpack::decode(&data).map(Some),
+            (Codec::MsgPack, Message::Binary(data)) => {
+                msgpack::decode(&data, self.max_depth).map(Some)
+            }
             // A client with the JSON parser on a msgpack server; Node reads the first character as
             // an integer and refuses its type.
             (Codec::MsgPack, Message::Text(_)) => Err(PeerMisbehaved::UnknownPacketType),
@@ -301,7 +304,7 @@ impl Decoder {
         if self.pending.take().is_some() {
             return Err(PeerMisbehaved::AttachmentOutOfOrder);
         }
-        let (packet, expected) = json::decode(text, self.max_attachments)?;
+        let (packet, expected) = json::decode(text, self.max_attachments, self.max_depth)?;
         if expected == 0 {
             return Ok(Some(packet));
         }

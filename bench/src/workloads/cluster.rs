@@ -76,25 +76,29 @@ pub(crate) fn workloads(_: &Lab) -> Vec<Workload> {
             peers,
             run: Box::new(delay),
         },
-        Workload {
-            id: "cluster-readers",
-            title: "More nodes over one Redis: what each costs".to_owned(),
-            about: format!(
-                "4 clients of one node send to a room that only one client of that node is in, {WINDOW} \
-                 events each under way at a time: with one other node, and with {MANY} others, all of \
-                 which read each event. What a reader costs Redis is the difference between the two."
-            ),
-            metrics: vec![
-                Metric::new("events", "events, one other node", "events/s").higher(),
-                Metric::new("node", "publishing node, each event", "µs"),
-                Metric::new("bystander", "node that has nobody in the room, each event", "µs"),
-                Metric::new("append", "Redis, each event", "µs"),
-                Metric::new("reader", "Redis, each event and reading node", "µs"),
-            ],
-            peers: vec![Peer::Quicket],
-            run: Box::new(readers),
-        },
+        more_readers(),
     ]
+}
+
+fn more_readers() -> Workload {
+    Workload {
+        id: "cluster-readers",
+        title: "More nodes over one Redis: what each costs".to_owned(),
+        about: format!(
+            "4 clients of one node send to a room that only one client of that node is in, {WINDOW} \
+             events each under way at a time: with one other node, and with {MANY} others, all of \
+             which read each event. What a reader costs Redis is the difference between the two."
+        ),
+        metrics: vec![
+            Metric::new("events", "events, one other node", "events/s").higher(),
+            Metric::new("node", "publishing node, each event", "µs"),
+            Metric::new("bystander", "node that has nobody in the room, each event", "µs"),
+            Metric::new("append", "Redis, each event", "µs"),
+            Metric::new("reader", "Redis, each event and reading node", "µs"),
+        ],
+        peers: vec![Peer::Quicket],
+        run: Box::new(readers),
+    }
 }
 
 /// Nodes that only read, in the larger of two clusters.

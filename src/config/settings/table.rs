@@ -146,6 +146,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting!("max-attachments", socketio.max_attachments, COUNT, "maxAttachments",
         "Most binary attachments of one packet from a client."
     ),
+    setting!("max-depth", socketio.max_depth, COUNT, "",
+        "How deep a packet's JSON or msgpack may nest, its array of arguments counted; at most 127."
+    ),
     setting!("max-namespaces", socketio.max_namespaces, COUNT, "",
         "Most namespaces that one connection may join."
     ),
@@ -261,6 +264,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting!("max-connections-per-ip", limits.max_connections_per_ip, OFF_OR_COUNT, "",
         "Most TCP connections of one address that is no trusted proxy; more are closed at once."
+    ),
+    setting!("max-header-bytes", limits.max_header_bytes, SIZE, "",
+        "Longest head of an HTTP request; above it the client gets 431."
     ),
     setting!("handshake-rate", limits.handshake_rate, OFF_OR_COUNT, "",
         "New sessions a second; a second's worth is let in at once, those beyond wait their turn."

@@ -11,7 +11,7 @@ use serde_json::ser::Formatter;
 use super::args::Body;
 use super::msgpack::{ATTACHMENT, Head, Reader};
 use super::spread::Shape;
-use super::{MAX_ACK_ID, MAX_DEPTH, Outgoing, Packet, RESERVED_EVENTS, assemble};
+use super::{MAX_ACK_ID, Outgoing, Packet, RESERVED_EVENTS, assemble};
 use crate::engine::packet::{Frame, Str};
 use crate::error::{EmitError, PeerMisbehaved};
 
@@ -19,6 +19,7 @@ use crate::error::{EmitError, PeerMisbehaved};
 pub(super) fn decode(
     text: &Str,
     max_attachments: usize,
+    max_depth: usize,
 ) -> Result<(Packet, usize), PeerMisbehaved> {
     let mut at = 1;
     let kind = match text.as_bytes().first() {
@@ -31,7 +32,7 @@ pub(super) fn decode(
     };
     let nsp = read_namespace(text, &mut at);
     let id = read_id(text, &mut at)?;
-    let payload = read_payload(text.slice(at..), kind, attachments)?;
+    let payload = read_payload(text.slice(at..), kind, attachments, max_depth)?;
     let body = payload.map(|payload| Body::json(payload, Vec::new()));
     Ok((assemble(kind, nsp, id, body)?, attachments))
 }
@@ -92,6 +93,7 @@ pub(super) fn read_payload(
     payload: Str,
     kind: u8,
     attachments: usize,
+    max_depth: usize,
 ) -> Result<Option<Str>, PeerMisbehaved> {
     let Some(first) = payload.as_bytes().first() else {
         return Ok(None);
@@ -111,7 +113,7 @@ pub(super) fn read_payload(
     let payload = payload.slice(..len);
     let payload = mend_surrogates(&payload).map_or(payload, Str::from);
     // IgnoredAny is read without recursion, hence the depth beside it.
-    if serde_json::from_str::<IgnoredAny>(&payload).is_err() || depth(&payload) > MAX_DEPTH {
+    if serde_json::from_str::<IgnoredAny>(&payload).is_err() || depth(&payload) > max_depth {
         return Err(PeerMisbehaved::InvalidPayload);
     }
     if attachments > 0 {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::args::Body;
 use super::json::number_name;
 use super::spread::Shape;
-use super::{MAX_ACK_ID, MAX_DEPTH, Outgoing, Packet, RESERVED_EVENTS, assemble};
+use super::{MAX_ACK_ID, Outgoing, Packet, RESERVED_EVENTS, assemble};
 use crate::engine::packet::Str;
 use crate::error::{EmitError, PeerMisbehaved};
 
@@ -172,7 +172,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Reads one message.
-pub(super) fn decode(message: &Bytes) -> Result<Packet, PeerMisbehaved> {
+pub(super) fn decode(message: &Bytes, max_depth: usize) -> Result<Packet, PeerMisbehaved> {
     let mut reader = Reader::new(message);
     let Head::Map(entries) = reader.head()? else {
         return Err(PeerMisbehaved::InvalidPayload);
@@ -191,11 +191,11 @@ pub(super) fn decode(message: &Bytes) -> Result<Packet, PeerMisbehaved> {
             "id" => id = ack_id(reader.head()?)?,
             "data" => {
                 let start = message.len() - reader.rest.len();
-                reader.skip(MAX_DEPTH)?;
+                reader.skip(max_depth)?;
                 data = Some(message.slice(start..message.len() - reader.rest.len()));
             }
             // The official client sends its `options` along.
-            _ => reader.skip(MAX_DEPTH)?,
+            _ => reader.skip(max_depth)?,
         }
     }
     let kind = kind.ok_or(PeerMisbehaved::UnknownPacketType)?;

@@ -229,6 +229,19 @@ fn depth_is_bounded_and_never_overflows_the_stack() {
         assert_eq!(json(depth), Err(PeerMisbehaved::InvalidPayload));
         assert_eq!(msgpack(depth), Err(PeerMisbehaved::InvalidPayload));
     }
+    let mut shallow = Decoder::new(Codec::Json, 0).nested(3);
+    assert!(shallow.decode(Message::from("2[\"a\",[[1]]]")).is_ok());
+    let deeper = shallow.decode(Message::from("2[\"a\",[[[1]]]]"));
+    assert_eq!(deeper, Err(PeerMisbehaved::InvalidPayload));
+    let mut shallow = Decoder::new(Codec::MsgPack, 0).nested(3);
+    let msgpack = |depth: usize| {
+        let mut bytes = unhex("83 a474797065 02 a36e7370 a12f a464617461 92 a161");
+        bytes.extend(std::iter::repeat_n(0x91, depth - 1));
+        bytes.push(1);
+        Message::Binary(bytes.into())
+    };
+    assert!(shallow.decode(msgpack(3)).is_ok());
+    assert_eq!(shallow.decode(msgpack(4)), Err(PeerMisbehaved::InvalidPayload));
     let binary = format!("51-[\"a\",{}", "[".repeat(1_000_000));
     assert_eq!(decode(&binary), Err(PeerMisbehaved::InvalidPayload));
 }
