@@ -364,10 +364,20 @@ async fn bytes_that_wait_for_clients_are_counted_when_somebody_asks() {
     let url = format!("{url}&sid={}", open["sid"].as_str().unwrap());
     let joined = reqwest::Client::new().post(&url).body("40").send().await.unwrap();
     assert_eq!(joined.status(), 200);
-    reqwest::get(&url).await.unwrap();
-    anna.emit(json!(["drawing", { "x0": 0, "y0": 0, "x1": 1, "y1": 1, "color": "red" }])).await;
-    within("the event waits", async { while waiting().await == 0 {} }).await;
-    reqwest::get(&url).await.unwrap();
+    let polled = async |event: &str| loop {
+        let packets = reqwest::get(&url).await.unwrap().text().await.unwrap();
+        if packets.contains(event) {
+            return;
+        }
+    };
+    // the last that the whiteboard has to say of its own accord
+    within("both are at the board", polled(r#"["people",2]"#)).await;
+    assert_eq!(waiting().await, 0);
+    let stroke =
+        json!({ "s": "s", "i": 0, "p": [1, 1, 2, 2], "style": { "c": "red", "w": 2, "k": 2 } });
+    anna.emit(json!(["draw", stroke])).await;
+    within("the stroke waits", async { while waiting().await == 0 {} }).await;
+    within("the stroke", polled(r#"["draw","#)).await;
     assert_eq!(waiting().await, 0);
 }
 
