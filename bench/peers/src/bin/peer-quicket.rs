@@ -11,6 +11,10 @@
 use quicket::config::{Command, Config};
 use quicket::{Ack, Event, Namespace, ServeError, Server, Socket};
 
+/// The one that the `quicket` binary ships with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> Result<(), ServeError> {
     let environment = |name: &str| std::env::var(name).ok();
