@@ -175,21 +175,29 @@ impl Outbox {
     pub(crate) fn take(&mut self, max_bytes: usize, batch: &mut Vec<Arc<Encoded>>) -> bool {
         let mut taken = 0;
         while taken < max_bytes {
-            let Some(message) = self.queue.pop_front() else {
+            let Some(message) = self.pop() else {
                 break;
             };
+            taken += message.bytes();
+            batch.push(message);
+        }
+        !self.is_empty()
+    }
+
+    /// Takes the first message out.
+    pub(crate) fn pop(&mut self) -> Option<Arc<Encoded>> {
+        let message = loop {
+            let message = self.queue.pop_front()?;
             if self.volatile.front() == Some(&self.first) {
                 self.volatile.pop_front();
             }
             self.first += 1;
-            let Some(message) = message else {
-                self.holes -= 1;
-                continue;
-            };
-            taken += message.bytes();
-            self.bytes -= message.bytes();
-            batch.push(message);
-        }
+            match message {
+                Some(message) => break message,
+                None => self.holes -= 1,
+            }
+        };
+        self.bytes -= message.bytes();
         self.exempt = self.exempt.min(self.bytes);
         if self.queue.is_empty() && self.queue.capacity() > KEEP_SLOTS {
             self.queue = VecDeque::new(); // a burst must not cost an idle session memory
@@ -197,7 +205,12 @@ impl Outbox {
         if self.volatile.is_empty() && self.volatile.capacity() > KEEP_SLOTS {
             self.volatile = VecDeque::new();
         }
-        !self.is_empty()
+        Some(message)
+    }
+
+    /// The messages in their order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Encoded>> {
+        self.queue.iter().flatten()
     }
 
     pub(crate) fn set_stalled(&mut self, stalled: bool) {

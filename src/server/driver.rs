@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
+use super::direct::Direct;
 use super::limits::Place;
 use super::registry::{Command, Registry, SessionHandle};
 use super::upper::Upper;
@@ -22,7 +23,7 @@ use crate::engine::allowance::Allowance;
 use crate::engine::packet::{Frame, Packet};
 use crate::engine::session::{Event, Session, Slot};
 use crate::error::{CloseReason, LinkError, PeerMisbehaved};
-use crate::fanout::Encoded;
+use crate::fanout::{Encoded, turn};
 use crate::metrics::Metrics;
 use crate::transport::Link;
 use crate::transport::polling::PollRequest;
@@ -89,7 +90,7 @@ impl Driver {
         registry.insert(handle.clone());
         // a fresh link takes one small frame; if not, the first flush tells
         let _ = link.queue_frame(&open.encode());
-        Self {
+        let this = Self {
             session,
             link,
             probe: None,
@@ -105,7 +106,9 @@ impl Driver {
             closed: None,
             place: None,
             allowance: Allowance::default(),
-        }
+        };
+        this.share();
+        this
     }
 
     /// Keeps the place while the session lives.
@@ -125,9 +128,13 @@ impl Driver {
 
     /// Takes what others have brought; polls are given back, to be attached when the deadlines have been
     /// looked at.
-    fn commands(&mut self, cx: &Context<'_>, now: Instant) -> Vec<PollRequest> {
+    fn commands(&mut self, now: Instant) -> Vec<PollRequest> {
         let mut polls = Vec::new();
-        let asked = self.handle.mailbox.watch(cx);
+        let asked = self.handle.mailbox.attend();
+        if asked.blocked {
+            self.stalled = true;
+            self.link.go_on(asked.rest);
+        }
         if let Some(reason) = asked.abort {
             self.session.abort(reason);
         }
@@ -303,6 +310,7 @@ impl Driver {
                     let probe = self.probe.take().expect("only an attached probe can take over");
                     let old = std::mem::replace(&mut self.link, probe);
                     self.handle.set_kind(to);
+                    self.share();
                     if let Upper::SocketIo(connection) = &self.upper {
                         connection.switched(to);
                     }
@@ -422,14 +430,30 @@ impl Driver {
 
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = now();
-        let polls = self.commands(cx, now);
+        let polls = self.commands(now);
         self.attach(polls);
         if let Link::Polling(polling) = &mut self.link
             && polling.release(&Packet::Noop)
         {
             return Poll::Ready(());
         }
+        if !self.handle.mailbox.sleep(cx, false) {
+            cx.waker().wake_by_ref();
+        }
         self.timer.as_mut().poll(cx)
+    }
+
+    /// `false`: something has come.
+    fn sleep(&self, cx: &Context<'_>) -> bool {
+        let is_idle = !self.stalled && self.ending == Ending::No && self.probe.is_none();
+        self.handle.mailbox.sleep(cx, is_idle && self.link.is_drained())
+    }
+
+    /// Lets others write to the link.
+    fn share(&self) {
+        let line =
+            self.link.shared().map(|io| Direct { io: io.clone(), metrics: self.metrics.clone() });
+        self.handle.mailbox.set_line(line.map(|line| Arc::new(line) as _));
     }
 
     fn arm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -481,6 +505,46 @@ impl Driver {
     }
 }
 
+/// How a round ended.
+enum Round {
+    /// There is more to do.
+    More,
+    /// The task may sleep.
+    Idle,
+    /// The session is over.
+    Over,
+}
+
+impl Driver {
+    fn round(&mut self, cx: &mut Context<'_>) -> Round {
+        let now = now();
+        // The probe first: a request that the client sent after it had upgraded must not be taken for one
+        // of before, though it comes on another connection.
+        let switched = self.read_probe(cx, now);
+        let polls = self.commands(now);
+        let more = self.read(cx, now) | self.read_probe(cx, now) | switched;
+        // What has come may be the pong that was due, however late we look. A poll says nothing.
+        self.deadlines(now);
+        self.events();
+        self.attach(polls);
+        self.events();
+        self.settle();
+        self.write(cx);
+        self.events();
+        let stalled = !self.link.is_writable() && !matches!(self.link, Link::Polling(_));
+        self.end(cx, stalled);
+        if let Some(reason) = self.closed {
+            self.finish(reason);
+            let lingers = self.ending == Ending::Lingering && self.linger(cx).is_pending();
+            return if lingers { Round::Idle } else { Round::Over };
+        }
+        match !more && self.arm(cx).is_pending() && self.sleep(cx) {
+            true => Round::Idle,
+            false => Round::More,
+        }
+    }
+}
+
 impl Future for Driver {
     type Output = ();
 
@@ -490,31 +554,10 @@ impl Future for Driver {
             return this.linger(cx);
         }
         for _ in 0..ROUNDS {
-            let now = now();
-            // The probe first: a request that the client sent after it had upgraded must not be taken for one
-            // of before, though it comes on another connection.
-            let switched = this.read_probe(cx, now);
-            let polls = this.commands(cx, now);
-            let more = this.read(cx, now) | this.read_probe(cx, now) | switched;
-            // What has come may be the pong that was due, however late we look. A poll says nothing.
-            this.deadlines(now);
-            this.events();
-            this.attach(polls);
-            this.events();
-            this.settle();
-            this.write(cx);
-            this.events();
-            let stalled = !this.link.is_writable() && !matches!(this.link, Link::Polling(_));
-            this.end(cx, stalled);
-            if let Some(reason) = this.closed {
-                this.finish(reason);
-                return match this.ending {
-                    Ending::Lingering => this.linger(cx),
-                    _ => Poll::Ready(()),
-                };
-            }
-            if !more && this.arm(cx).is_pending() {
-                return Poll::Pending;
+            match turn(|| this.round(cx)) {
+                Round::Over => return Poll::Ready(()),
+                Round::Idle => return Poll::Pending,
+                Round::More => {}
             }
         }
         cx.waker().wake_by_ref();

@@ -7,6 +7,7 @@
 mod accept;
 mod core;
 mod descriptors;
+mod direct;
 mod driver;
 mod limits;
 mod listen;

@@ -15,6 +15,7 @@ use crate::cluster::Replies;
 use crate::cluster::message::{Flags, Message, Reply, Request, SocketInfo, Target};
 use crate::engine::packet::Str;
 use crate::error::{AckError, DataError, EmitError};
+use crate::fanout::turn;
 use crate::socketio::packet::Args;
 
 /// How long the other nodes have to answer [`Broadcast::fetch_sockets`] (Node's adapter: 5 s).
@@ -107,7 +108,7 @@ impl Broadcast {
             return Err(EmitError::Encode("the arguments of an event start with its name".into()));
         }
         if self.local {
-            self.namespace.fan_out_here(args, &self.target, self.flags);
+            turn(|| self.namespace.fan_out_here(args, &self.target, self.flags));
             return Ok(());
         }
         let args = args.clone();
@@ -247,7 +248,7 @@ impl Broadcast {
             namespace.apply_here(&message);
             return Ok(());
         }
-        namespace.log.publish(message)
+        turn(|| namespace.log.publish(message))
     }
 }
 

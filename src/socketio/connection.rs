@@ -21,7 +21,7 @@ use crate::engine::TransportKind;
 use crate::engine::handshake::Handshake;
 use crate::engine::packet::{Message, Str};
 use crate::error::{CloseReason, PeerMisbehaved};
-use crate::fanout::{Encoded, Mailbox, SlowReader, Verdict};
+use crate::fanout::{Encoded, Mailbox, SlowReader, Verdict, turn};
 use crate::socketio::packet::Payload;
 
 /// Tasks that a client may keep busy, however few namespaces it may join.
@@ -176,7 +176,8 @@ impl Shared {
     pub(crate) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let working = Working::new(self);
         self.server.spawn(async move {
-            work.await;
+            let mut work = std::pin::pin!(work);
+            std::future::poll_fn(|cx| turn(|| work.as_mut().poll(cx))).await;
             drop(working);
         });
     }

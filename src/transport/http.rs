@@ -2,9 +2,10 @@
 
 use std::any::Any;
 use std::io::{self, Write as _};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::{Buf, Bytes};
@@ -13,8 +14,10 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::{Compression, Cookie, EngineConfig, OriginPolicy, SameSite};
@@ -33,7 +36,7 @@ pub(crate) struct Upgraded {
 
 #[derive(Debug)]
 enum Io {
-    Tcp(TcpStream),
+    Tcp(Tcp),
     Tls(Box<TlsStream<TcpStream>>),
     /// The application brought its own listener.
     Other(Box<TokioIo<hyper::upgrade::Upgraded>>),
@@ -42,7 +45,7 @@ enum Io {
 impl Upgraded {
     pub(crate) fn new(upgraded: hyper::upgrade::Upgraded) -> Self {
         let upgraded = match unwrap::<TcpStream>(upgraded) {
-            Ok((head, io)) => return Self::over(Io::Tcp(io), head),
+            Ok((head, io)) => return Self::over(Io::Tcp(Tcp::new(io)), head),
             Err(upgraded) => upgraded,
         };
         match unwrap::<TlsStream<TcpStream>>(upgraded) {
@@ -55,9 +58,54 @@ impl Upgraded {
         Self { head: kept(head), io, _kept: None }
     }
 
+    /// The stream for others to write to as well, if a write to it is one to the system.
+    pub(crate) fn shared(&self) -> Option<&Arc<OwnedWriteHalf>> {
+        match &self.io {
+            Io::Tcp(io) => Some(&io.write),
+            Io::Tls(_) | Io::Other(_) => None,
+        }
+    }
+
     /// Drops this when the connection is dropped.
     pub(crate) fn keeping(self, what: Option<Arc<dyn Any + Send + Sync>>) -> Self {
         Self { _kept: what, ..self }
+    }
+}
+
+/// A TCP stream to which not only its owner may write. Nothing is ever left over between two writes.
+#[derive(Debug)]
+struct Tcp {
+    read: OwnedReadHalf,
+    write: Arc<OwnedWriteHalf>,
+}
+
+impl Tcp {
+    fn new(stream: TcpStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self { read, write: Arc::new(write) }
+    }
+
+    fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&OwnedWriteHalf) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.write.as_ref().as_ref().poll_write_ready(cx))?;
+            match write(&self.write) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome),
+            }
+        }
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        let stream: &TcpStream = self.write.as_ref().as_ref();
+        match SockRef::from(stream).shutdown(Shutdown::Write) {
+            // the peer was faster
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            outcome => outcome,
+        }
     }
 }
 
@@ -94,7 +142,7 @@ impl AsyncRead for Upgraded {
             return Poll::Ready(Ok(()));
         }
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_read(cx, buffer),
+            Io::Tcp(io) => Pin::new(&mut io.read).poll_read(cx, buffer),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buffer),
             Io::Other(io) => Pin::new(io).poll_read(cx, buffer),
         }
@@ -108,7 +156,7 @@ impl AsyncWrite for Upgraded {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_write(cx, data),
+            Io::Tcp(io) => io.poll_write(cx, |io| io.try_write(data)),
             Io::Tls(io) => Pin::new(io).poll_write(cx, data),
             Io::Other(io) => Pin::new(io).poll_write(cx, data),
         }
@@ -120,7 +168,7 @@ impl AsyncWrite for Upgraded {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, data),
+            Io::Tcp(io) => io.poll_write(cx, |io| io.try_write_vectored(data)),
             Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, data),
             Io::Other(io) => Pin::new(io).poll_write_vectored(cx, data),
         }
@@ -128,7 +176,7 @@ impl AsyncWrite for Upgraded {
 
     fn is_write_vectored(&self) -> bool {
         match &self.io {
-            Io::Tcp(io) => io.is_write_vectored(),
+            Io::Tcp(_) => true,
             Io::Tls(io) => io.is_write_vectored(),
             Io::Other(io) => io.is_write_vectored(),
         }
@@ -136,7 +184,7 @@ impl AsyncWrite for Upgraded {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Io::Tcp(_) => Poll::Ready(Ok(())),
             Io::Tls(io) => Pin::new(io).poll_flush(cx),
             Io::Other(io) => Pin::new(io).poll_flush(cx),
         }
@@ -144,7 +192,7 @@ impl AsyncWrite for Upgraded {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Tcp(io) => Poll::Ready(io.shutdown()),
             Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Io::Other(io) => Pin::new(io).poll_shutdown(cx),
         }

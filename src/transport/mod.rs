@@ -9,7 +9,11 @@ pub(crate) mod tls;
 pub(crate) mod websocket;
 pub(crate) mod webtransport;
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::net::tcp::OwnedWriteHalf;
 
 pub(crate) use crate::engine::TransportKind;
 use crate::engine::packet::Frame;
@@ -99,6 +103,26 @@ impl Link {
             Self::WebTransport(link) => link.queue_framed(message.length_prefixed().clone()),
         }
         Ok(())
+    }
+
+    /// The stream on which frames may be written past this link, while nothing is queued in it.
+    pub(crate) fn shared(&self) -> Option<&Arc<OwnedWriteHalf>> {
+        match self {
+            Self::WebSocket(link) if !link.is_deflate() => link.stream().shared(),
+            _ => None,
+        }
+    }
+
+    /// Is nothing queued in the link itself?
+    pub(crate) fn is_drained(&self) -> bool {
+        matches!(self, Self::WebSocket(link) if link.queued_bytes() == 0)
+    }
+
+    /// The rest of what was written past the link in part.
+    pub(crate) fn go_on(&mut self, rest: Bytes) {
+        if let Self::WebSocket(link) = self {
+            link.go_on(rest);
+        }
     }
 
     /// Sends what is queued. Ready when nothing is left.

@@ -174,6 +174,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         self.writer.push(frame);
     }
 
+    /// Goes on with a frame that somebody else has begun to write to the stream: nothing may come before the
+    /// rest of it. Nothing else is queued.
+    pub(crate) fn go_on(&mut self, rest: Bytes) {
+        debug_assert_eq!(self.writer.bytes, 0, "who has something to write lets nobody else write");
+        self.writer.bytes += rest.len();
+        self.writer.current = rest;
+    }
+
+    pub(crate) fn stream(&self) -> &S {
+        &self.io
+    }
+
     /// Queues one Engine.IO frame, deflated if that was negotiated, `compress` is set, the frame is
     /// not under the threshold and gets shorter by it. After a close frame it is dropped.
     ///

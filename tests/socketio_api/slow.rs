@@ -16,6 +16,7 @@ on_every_transport!(
     a_strict_namespace_gives_up_a_client_that_lags_and_recovery_repairs_it,
     memory_stays_flat_while_many_do_not_read,
     volatile_fan_out_costs_nobody_his_connection,
+    what_a_full_connection_took_in_part_is_gone_on_with,
 );
 
 const OUTBOX: usize = 256 * 1024;
@@ -176,4 +177,30 @@ async fn volatile_fan_out_costs_nobody_his_connection(kind: TransportKind) {
     assert_eq!(server.metric("sockets"), CROWD as i64);
     assert_eq!(server.metric("outbox_overflows_total"), 0);
     drop(crowd);
+}
+
+/// Frames of odd sizes against a connection that fills up again and again: the client, which takes a while
+/// before it reads each few of them, gets every byte in its place.
+async fn what_a_full_connection_took_in_part_is_gone_on_with(kind: TransportKind) {
+    const EVENTS: usize = 1_500;
+    let mut config = small();
+    config.engine.outbox_bytes = 64 << 20;
+    let server = TestServer::start(config, |_| {}).await;
+    let (mut client, _socket) = server.joined(kind).await;
+    let nsp = server.server.of("/");
+    let size = |number: usize| 1 + number * 7_919 % 20_011;
+    let mut next = 0;
+    for number in 0..EVENTS {
+        let text = "x".repeat(size(number));
+        nsp.emit("at", &json!([number, text])).await.unwrap();
+        tokio::task::yield_now().await;
+        // behind by more and more, which no buffer of the system takes
+        if number % 3 == 0 {
+            assert_eq!(client.event().await[1], json!([next, "x".repeat(size(next))]));
+            next += 1;
+        }
+    }
+    for next in next..EVENTS {
+        assert_eq!(client.event().await[1], json!([next, "x".repeat(size(next))]));
+    }
 }
