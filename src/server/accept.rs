@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::oneshot;
 
 use super::core::Core;
+use super::driver::Driver;
 use super::limits::Connected;
 use super::registry::{Command, SessionHandle};
 use crate::engine::door::client_address;
@@ -162,7 +163,7 @@ async fn open(
     let place = core.admit(&handshake).await?;
     if kind == TransportKind::WebSocket {
         return Ok(accept_websocket(core, request, move |core, link| {
-            core.open(link, handshake, place);
+            Some(core.begin(link, handshake, place).1)
         }));
     }
     let mut link = Polling::default();
@@ -288,14 +289,18 @@ fn upgrade_session(
     request: Request<Body>,
     session: Arc<SessionHandle>,
 ) -> Response<Body> {
-    accept_websocket(core, request, move |_, link| session.send(Command::Attach(link)))
+    accept_websocket(core, request, move |_, link| {
+        session.send(Command::Attach(link));
+        None
+    })
 }
 
-/// Answers with 101 and hands the link over when the connection has been upgraded.
+/// Answers with 101 and hands the link over when the connection has been upgraded. A session that begins
+/// with it goes on as the task that waited for it.
 fn accept_websocket(
     core: &Arc<Core>,
     mut request: Request<Body>,
-    take: impl FnOnce(&Core, Link) + Send + 'static,
+    take: impl FnOnce(&Core, Link) -> Option<Driver> + Send + 'static,
 ) -> Response<Body> {
     let engine = &core.config.engine;
     let deflate =
@@ -314,14 +319,25 @@ fn accept_websocket(
     let config = WebSocketConfig { max_payload: engine.max_payload };
     let (core, deadline) = (core.clone(), engine.upgrade_timeout);
     tokio::spawn(async move {
-        match tokio::time::timeout(deadline, upgrade).await {
+        let upgraded = tokio::time::timeout(deadline, upgrade).await;
+        let driver = match upgraded {
             Ok(Ok(upgraded)) => {
                 let stream = Upgraded::new(upgraded).keeping(connected.map(|kept| kept as _));
                 let link = WebSocket::new(stream, handshake.deflate, config);
-                take(&core, Link::WebSocket(Box::new(link)));
+                take(&core, Link::WebSocket(Box::new(link)))
             }
-            Ok(Err(error)) => tracing::debug!(%error, "a WebSocket upgrade broke off"),
-            Err(_) => tracing::debug!("a WebSocket upgrade took too long"),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a WebSocket upgrade broke off");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("a WebSocket upgrade took too long");
+                None
+            }
+        };
+        drop(core);
+        if let Some(driver) = driver {
+            driver.await;
         }
     });
     response

@@ -161,13 +161,25 @@ impl Core {
         tracing::debug!(%peer, error = refusal.error.message(), "a client was turned away");
     }
 
-    /// Begins a session on a link that a client has just opened.
+    /// Begins a session on a link that a client has just opened, on a task of its own.
     pub(crate) fn open(
         &self,
         link: Link,
         handshake: Arc<Handshake>,
         place: Place,
     ) -> Arc<SessionHandle> {
+        let (handle, driver) = self.begin(link, handshake, place);
+        tokio::spawn(driver);
+        handle
+    }
+
+    /// As [`Core::open`], for a task that becomes the session's.
+    pub(crate) fn begin(
+        &self,
+        link: Link,
+        handshake: Arc<Handshake>,
+        place: Place,
+    ) -> (Arc<SessionHandle>, Driver) {
         let kind = link.kind();
         let sid = Sid::new(rand::random(), self.node);
         let handle = Arc::new(SessionHandle::new(sid, kind, self.config.engine.outbox_bytes));
@@ -198,12 +210,11 @@ impl Core {
         };
         let (registry, metrics) = (self.registry.clone(), self.metrics.clone());
         let driver = Driver::new(session, link, &open, upper, handle.clone(), registry, metrics);
-        tokio::spawn(driver.holding(place));
         if self.is_stopping() {
             // admitted before the stop, and too late to be among those that were told
             handle.mailbox.close(CloseReason::ServerShuttingDown);
         }
-        handle
+        (handle, driver.holding(place))
     }
 
     /// What a session on `kind` may be upgraded to (engine.io `getAvailableUpgrades`).

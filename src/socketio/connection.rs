@@ -84,7 +84,7 @@ impl Connection {
             Some(Step::Connect { nsp, auth, attempt }) => self.0.connect(nsp, auth, attempt),
             Some(Step::Event { nsp, args, ack }) => {
                 if let Some(socket) = self.0.socket(&nsp) {
-                    socket.work(Work::Event { args, ack });
+                    socket.work_here(Work::Event { args, ack });
                 }
             }
             Some(Step::Ack { nsp, id, args }) => {
@@ -359,13 +359,14 @@ impl Shared {
 
     /// Lets the client in, unless it changed its mind or is gone.
     fn enter(&self, socket: &Socket, attempt: Attempt) {
-        if !self.let_in(socket, attempt, None, &[], || {}) {
-            socket.close(CloseReason::ServerNamespaceDisconnect);
+        match self.let_in(socket, attempt, None, &[], || {}) {
+            true => socket.start_here(),
+            false => socket.close(CloseReason::ServerNamespaceDisconnect),
         }
     }
 
     /// The entry itself. `first` may push what comes right behind the reply. `false`: the client changed its
-    /// mind or is gone.
+    /// mind or is gone. Else the socket is to be started.
     pub(super) fn let_in(
         &self,
         socket: &Socket,

@@ -336,7 +336,12 @@ impl Shared {
             }
             namespace.sessions.lock().insert(session.pid.clone(), socket.clone());
         });
-        if entered { Entered::Yes } else { Entered::Gone }
+        if entered {
+            socket.start();
+            Entered::Yes
+        } else {
+            Entered::Gone
+        }
     }
 }
 

@@ -39,8 +39,9 @@ const ACK_SLACK: usize = 4;
 
 /// One client in one namespace. Cheap to clone; all clones are the same socket.
 ///
-/// Handlers registered here run one after the other, in the order in which their events came, on a task
-/// of their own; heartbeats do not wait for them. A handler that wants concurrency spawns. While a
+/// Handlers registered here run one after the other, in the order in which their events came. One that has
+/// to wait for something does so on a task of its own; heartbeats do not wait with it. (What it does
+/// before it waits delays its own client only.) A handler that wants concurrency spawns. While a
 /// handler is busy, further events queue up to `inbox_events` and `inbox_bytes`; then the server stops
 /// reading from this client until there is room.
 #[derive(Clone)]
@@ -456,11 +457,13 @@ impl Socket {
         self.0.namespace.codec
     }
 
-    /// From now on it takes part in the namespace.
+    /// From now on it takes part in the namespace. Its inbox waits for its start.
     pub(crate) fn open(&self) {
+        // first: as soon as it counts as connected, others may have work for it
+        let is_first = self.queue(Work::Connected);
+        debug_assert!(is_first, "nothing comes before a socket is in its namespace");
         self.0.connected.store(true, Ordering::Release);
         self.0.namespace.metrics.sockets.inc();
-        self.work(Work::Connected);
     }
 
     /// Takes it out of the namespace. Does nothing the second time.

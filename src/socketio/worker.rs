@@ -1,8 +1,11 @@
 //! The task that works a socket's inbox off: the only place where user code runs.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Context;
 
 use futures_util::FutureExt as _;
+use futures_util::task::noop_waker_ref;
 
 use super::handler::{Ack, Event, HandlerError, HandlerFuture};
 use super::inbox::Work;
@@ -11,22 +14,52 @@ use crate::error::CloseReason;
 use crate::socketio::packet::Args;
 
 impl Socket {
+    /// Leaves the work to a task.
     pub(crate) fn work(&self, work: Work) {
+        if self.queue(work) {
+            self.start();
+        }
+    }
+
+    /// Does the work at once, up to where it waits for something; a task does the rest. For callers that hold
+    /// no locks, which user code may want.
+    ///
+    /// Most handlers wait for nothing, and a task for each event would cost more than they do.
+    pub(crate) fn work_here(&self, work: Work) {
+        if self.queue(work) {
+            self.start_here();
+        }
+    }
+
+    /// A task works the inbox off, which nobody does yet.
+    pub(crate) fn start(&self) {
+        self.0.connection.spawn(self.clone().run());
+    }
+
+    /// The same, and the caller begins with it.
+    pub(crate) fn start_here(&self) {
+        let mut run: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(self.clone().run());
+        // The task polls it again at once, so nobody has to be woken before.
+        let nobody = &mut Context::from_waker(noop_waker_ref());
+        if run.as_mut().poll(nobody).is_pending() {
+            self.0.connection.spawn(run);
+        }
+    }
+
+    /// `true`: nobody works the inbox off.
+    pub(super) fn queue(&self, work: Work) -> bool {
         let (max_events, max_bytes) = self.inbox_bounds();
         let mut inbox = self.0.inbox.lock();
         if inbox.is_full() && matches!(work, Work::Sent { .. }) {
             // who watches what is sent must not cost more memory than who handles what comes
-            return;
+            return false;
         }
         let pushed = inbox.push(work, max_events, max_bytes);
         if pushed.filled {
             // under the lock, so that it is counted before the task can take it back
             self.0.connection.inbox_filled();
         }
-        drop(inbox);
-        if pushed.start {
-            self.0.connection.spawn(self.clone().run());
-        }
+        pushed.start
     }
 
     /// Works the inbox off; ends when it is empty.
