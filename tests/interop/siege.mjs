@@ -1,6 +1,6 @@
 // `make siege`: each attack of bench/siege against the release binary, under the traffic of official clients.
 // Names of attacks as arguments run only those; SIEGE=quick makes each short; UPDATE_DOCS=1 writes the table
-// and docs/siege.json.
+// and docs/siege.json, also when an attack could not be run: its row says why.
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile, writeFile } from "node:fs/promises";
@@ -14,22 +14,27 @@ const BINARY = process.env.QUICKET ?? path("../../target/release/quicket");
 const ATTACKER = process.env.SIEGE_ATTACK ?? path("../../bench/target/release/siege-attack");
 const quick = process.env.SIEGE === "quick";
 /** Seconds of quiet that are measured, and of the attack. */
-const [QUIET, ATTACK] = quick ? [2, 3] : [6, 8];
+const [QUIET, ATTACK] = quick ? [2, 3] : [5, 8];
 /** Seconds within which resources have to be back. */
 const BACK = 60;
 const MIB = 2 ** 20;
-/** Memory is back when it is within a tenth of what it was, or within this: a fresh server has so little that a
- * tenth of it is the width of a table that has grown once. */
-const SLACK = 8 * MIB;
+/** Memory is back when it is within this of what it was. */
+const WITHIN = 1.1;
+/** Seconds that attackers may take to begin and to end. */
+const PATIENCE = 20;
 
 /** What an attack needs of the server, or of the normal clients, beyond the usual. */
 const SPECIAL = {
   "half-open-tls": { tls: true },
   "compression-bombs": { flags: ["--per-message-deflate", "1024"] },
+  calm: { draws: 20, points: 40 },
   "slow-readers-websocket": { draws: 20, points: 40 },
   "slow-readers-polling": { draws: 20, points: 40 },
   "slow-readers-webtransport": { draws: 20, points: 40 },
 };
+
+/** What the machine and the normal clients do by themselves, their strokes included, which the board keeps. */
+const CALM = { name: "calm", title: "Nobody attacks", unit: "attacks" };
 
 const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
@@ -48,13 +53,19 @@ function watch(server) {
 }
 
 async function attack(name, server) {
+  if (name === CALM.name) {
+    await sleep(ATTACK);
+    return { done: 0, refused: 0 };
+  }
   // the lowest priority: in the field attackers bring processors of their own
   const args = ["-n", "19", ATTACKER, name, "--server", `127.0.0.1:${server.port}`, "--seconds", String(ATTACK)];
   const child = spawn("nice", args, { stdio: ["ignore", "pipe", "inherit"] });
   let output = "";
   child.stdout.on("data", (data) => (output += data));
-  const [code] = await once(child, "close");
-  if (code !== 0) throw new Error(`${name}: the attackers ended with ${code}`);
+  const late = setTimeout(() => child.kill("SIGKILL"), (ATTACK + PATIENCE) * 1000);
+  const [code, signal] = await once(child, "close");
+  clearTimeout(late);
+  if (code !== 0) throw new Error(`${name}: the attackers ended with ${code ?? signal}`);
   return JSON.parse(output);
 }
 
@@ -66,7 +77,7 @@ async function untilBack(server, before, clients) {
   do {
     const now = server.usage();
     const { quicket_sessions } = await server.metrics("quicket_sessions");
-    if (now.resident <= Math.max(before.resident * 1.1, before.resident + SLACK)) memory ??= seconds();
+    if (now.resident <= before.resident * WITHIN) memory ??= seconds();
     else memory = undefined;
     // polls come and go, so the number of descriptors of the normal clients is not the same at all times
     if (now.descriptors <= before.descriptors + clients) descriptors ??= seconds();
@@ -77,7 +88,16 @@ async function untilBack(server, before, clients) {
   return { memory, descriptors, sessions, after: server.usage() };
 }
 
-async function siege({ name, title, unit }) {
+/** One attack; if it cannot be made or measured, why. */
+async function siege(one) {
+  try {
+    return await measured(one);
+  } catch (error) {
+    return { ...one, failed: String(error.message ?? error), errors: [] };
+  }
+}
+
+async function measured({ name, title, unit }) {
   const special = SPECIAL[name] ?? {};
   const server = await startServer(BINARY, special);
   const traffic = new Traffic();
@@ -92,6 +112,8 @@ async function siege({ name, title, unit }) {
     const attacked = watch(server);
     const { done, refused } = await attack(name, server);
     const during = { ...attacked(), ...traffic.take(), cpu: (server.usage().cpu - cpu) / ATTACK };
+    // as late as an attack may look back
+    if (name === CALM.name) await sleep(BACK);
     const back = await untilBack(server, before, traffic.clients);
     const later = { ...back, ...traffic.take() };
     return { name, title, unit, done, refused, before, during, after: later, errors: traffic.errors };
@@ -103,7 +125,8 @@ async function siege({ name, title, unit }) {
 }
 
 /** What a result misses of what issue 8 wants. */
-function misses({ before, during, after, errors }) {
+function misses({ failed, before, during, after, errors }) {
+  if (failed !== undefined) return [failed];
   const missed = [];
   if (errors.length > 0) missed.push(`${errors.length} errors`);
   if (during.p99 > 2 * before.p99) missed.push(`p99 ${(during.p99 / before.p99).toFixed(1)} times`);
@@ -115,7 +138,8 @@ function misses({ before, during, after, errors }) {
 
 function row(result) {
   const { title, unit, done, refused, before, during, after, errors } = result;
-  const mib = (bytes) => (bytes / MIB).toFixed(0);
+  if (result.failed !== undefined) return [title, ...Array(HEAD.length - 2).fill("-"), result.failed.split("\n")[0]];
+  const mib = (bytes) => (bytes / MIB).toFixed(1);
   const ms = (value) => value.toFixed(1);
   const seconds = (value) => (value === undefined ? `> ${BACK} s` : `${value.toFixed(0)} s`);
   const count = done.toLocaleString("en") + (refused > 0 ? ` (${refused.toLocaleString("en")} refused)` : "");
@@ -142,7 +166,7 @@ const HEAD = [
   "misses",
 ];
 
-const all = JSON.parse(execFileSync(ATTACKER, ["list"], { encoding: "utf8" }));
+const all = [CALM, ...JSON.parse(execFileSync(ATTACKER, ["list"], { encoding: "utf8" }))];
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !all.some((attack) => attack.name === name));
 if (unknown.length > 0) throw new Error(`no such attack: ${unknown}; there are ${all.map(({ name }) => name).join(", ")}`);

@@ -45,7 +45,7 @@ export async function startServer(binary, { flags = [], tls = false }) {
     },
     /** The sum of each series of these names. */
     async metrics(...names) {
-      const text = await (await fetch(`http://127.0.0.1:${admin}/metrics`)).text();
+      const text = await (await fetch(`http://127.0.0.1:${admin}/metrics`, { signal: AbortSignal.timeout(10_000) })).text();
       const sum = (name) => {
         const lines = text.split("\n").filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `));
         return lines.reduce((all, line) => all + Number(line.slice(line.lastIndexOf(" ") + 1)), 0);
