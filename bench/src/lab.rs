@@ -139,8 +139,9 @@ impl Lab {
                     Some(baseline) if peer == Peer::Baseline => program = baseline.clone(),
                     _ => program.push("peer-quicket"),
                 }
+                // a load generator is no hostile peer: the others have no rates either
                 let fixed = "--port 0 --listen-address 127.0.0.1 --log-filter warn --max-payload 4M \
-                    --inbox-bytes 8M";
+                    --inbox-bytes 8M --packet-rate off --byte-rate off";
                 args.extend(fixed.split_whitespace().map(str::to_owned));
                 if self.recovery || peer == Peer::Recovering {
                     args.extend(["--recovery-window".to_owned(), "2m".to_owned()]);

@@ -19,6 +19,9 @@ const MAX_WAIT: Duration = Duration::from_secs(24 * 86_400);
 /// The most bytes for any one buffer of one client.
 const MAX_BYTES: usize = i32::MAX as usize;
 
+/// Seconds that the largest message may take at the byte rate: a pong has 20, and waits behind it.
+const LONGEST_MESSAGE: usize = 8;
+
 /// The most of anything that is counted: channels have a largest capacity, and panic above it.
 const MAX_COUNT: usize = 1_000_000;
 
@@ -197,10 +200,12 @@ impl Config {
             found.unless(fine, setting, || format!("off, or from 1 to {MAX_COUNT}"));
         }
         // one message must not cost its sender the time that its pong has
-        let least = Some(self.engine.max_payload).filter(|max| *max <= MAX_BYTES).unwrap_or(1);
+        let largest = Some(self.engine.max_payload).filter(|max| *max <= MAX_BYTES);
+        let least = largest.map_or(1, |max| max.div_ceil(LONGEST_MESSAGE));
         let fine = limits.byte_rate.is_none_or(|rate| (least..=MAX_BYTES).contains(&rate));
         found.unless(fine, "byte-rate", || {
-            format!("off, or from max-payload ({}) to {MAX_BYTES} bytes", show_size(&least))
+            let least = show_size(&least);
+            format!("off, or from an eighth of max-payload ({least}) to {MAX_BYTES} bytes")
         });
         found.unless(limits.handshake_wait <= MAX_WAIT, "handshake-wait", || {
             format!("at most {}", show_duration(&MAX_WAIT))
@@ -426,7 +431,7 @@ mod tests {
                 handshake_wait: Duration::MAX,
                 handshake_rate_per_ip: none,
                 packet_rate: none,
-                byte_rate: Some(999_999),
+                byte_rate: Some(124_999),
                 ..LimitsConfig::default()
             };
             let expected = "max-header-bytes max-sessions max-sessions-per-ip max-half-open-sessions \

@@ -40,10 +40,11 @@ pub struct LimitsConfig {
     pub max_header_bytes: usize,
     /// Engine.IO packets a second that are read from one connection, WebSocket control frames included.
     /// A second's worth may come at once; then reading pauses, until the client is within its rate.
-    /// Default: 50,000.
+    /// Default: 2,000.
     pub packet_rate: Option<usize>,
-    /// Bytes of packets a second likewise; at least
-    /// [`EngineConfig::max_payload`](super::EngineConfig::max_payload). Default: 32 MiB.
+    /// Bytes of packets a second likewise; at least an eighth of
+    /// [`EngineConfig::max_payload`](super::EngineConfig::max_payload), so that no message takes longer than
+    /// 8 s of the time that a pong has. Default: 2 MiB.
     pub byte_rate: Option<usize>,
 }
 
@@ -60,8 +61,8 @@ impl Default for LimitsConfig {
             handshake_wait: Duration::from_secs(5),
             handshake_rate_per_ip: Some(100),
             max_header_bytes: 32 * 1024,
-            packet_rate: Some(50_000),
-            byte_rate: Some(32 << 20),
+            packet_rate: Some(2_000),
+            byte_rate: Some(2 << 20),
         }
     }
 }

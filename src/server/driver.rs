@@ -30,12 +30,14 @@ use crate::transport::polling::PollRequest;
 
 /// Frames read before other work gets its turn.
 const READ_BATCH: usize = 64;
+/// Bytes likewise.
+const READ_BYTES: usize = 64 * 1024;
 /// Bytes taken from the outbox at a time.
 const WRITE_BATCH: usize = 64 * 1024;
 /// Messages that an idle session keeps room for.
 const KEPT_BATCH: usize = 16;
 /// Rounds before the task yields its thread.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 2;
 
 /// The future of a session's task. It ends when the session does.
 pub(crate) struct Driver {
@@ -57,6 +59,8 @@ pub(crate) struct Driver {
     /// Its place among the sessions, given back at the end.
     place: Option<Place>,
     allowance: Allowance,
+    /// Bytes of the frame that is being read that are charged already.
+    charged: usize,
 }
 
 /// How far an orderly close has come.
@@ -106,6 +110,7 @@ impl Driver {
             closed: None,
             place: None,
             allowance: Allowance::default(),
+            charged: 0,
         };
         this.share();
         this
@@ -192,7 +197,11 @@ impl Driver {
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let deaf = !self.upper.may_read();
         self.session.handle_deaf(now, deaf);
+        let mut bytes = 0;
         for _ in 0..READ_BATCH {
+            if bytes >= READ_BYTES {
+                break;
+            }
             if !self.upper.may_read() {
                 // The task is woken when there is room. What is buffered in the link stays there.
                 self.session.handle_deaf(now, true);
@@ -203,7 +212,7 @@ impl Driver {
                 return false;
             }
             let read = self.link.poll_read(cx);
-            self.charge(now, &read);
+            bytes += self.charge(now, &read);
             let Poll::Ready(result) = read else {
                 return false;
             };
@@ -216,20 +225,24 @@ impl Driver {
         true
     }
 
-    /// Counts what was read against what the client may say.
-    fn charge(&mut self, now: Instant, read: &Poll<Result<Option<Frame>, LinkError>>) {
-        let mut packets = self.link.take_control_frames();
-        let mut bytes = 0;
-        if let Poll::Ready(Ok(Some(frame))) = read {
+    /// Counts what was read against what the client may say; gives its bytes.
+    fn charge(&mut self, now: Instant, read: &Poll<Result<Option<Frame>, LinkError>>) -> usize {
+        let mut packets = self.link.take_other_frames();
+        let partial = self.link.partial_bytes();
+        let bytes = if let Poll::Ready(Ok(Some(frame))) = read {
             packets += 1;
-            bytes = frame.len();
-        }
-        if packets > 0
+            frame.len().saturating_sub(std::mem::take(&mut self.charged))
+        } else {
+            // a large frame is paid for as it comes: at its end it would be too late to read more slowly
+            partial.saturating_sub(std::mem::replace(&mut self.charged, partial))
+        };
+        if (packets > 0 || bytes > 0)
             && let Some(limit) = self.allowance.take(now, packets, bytes)
             && let Some(place) = &self.place
         {
             place.hit(limit);
         }
+        bytes
     }
 
     /// Reads the two packets that a probe has to say; `true` if it has become the current link, which is

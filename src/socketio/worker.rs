@@ -13,6 +13,9 @@ use super::socket::{AnyFn, Socket};
 use crate::error::CloseReason;
 use crate::socketio::packet::Args;
 
+/// Pieces of work before others on the thread get their turn.
+const TURN: usize = 32;
+
 impl Socket {
     /// Leaves the work to a task.
     pub(crate) fn work(&self, work: Work) {
@@ -65,7 +68,14 @@ impl Socket {
     /// Works the inbox off; ends when it is empty.
     async fn run(self) {
         let config = self.0.namespace.config.clone();
+        let mut turn = 0;
         loop {
+            if turn == TURN {
+                // a handler that never waits would keep the thread for a whole inbox
+                tokio::task::yield_now().await;
+                turn = 0;
+            }
+            turn += 1;
             let (work, freed) = self.0.inbox.lock().next(config.inbox_events, config.inbox_bytes);
             if freed {
                 self.0.connection.inbox_freed();

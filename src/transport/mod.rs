@@ -59,10 +59,19 @@ impl Link {
         }
     }
 
-    /// Frames that were read since the last call and are none of Engine.IO: pings of a WebSocket.
-    pub(crate) fn take_control_frames(&mut self) -> usize {
+    /// Frames that were read since the last call and begin no frame of Engine.IO: a WebSocket's control
+    /// frames, and all but the first of a fragmented message.
+    pub(crate) fn take_other_frames(&mut self) -> usize {
         match self {
-            Self::WebSocket(link) => link.take_control_frames(),
+            Self::WebSocket(link) => link.take_other_frames(),
+            Self::Polling(_) | Self::WebTransport(_) => 0,
+        }
+    }
+
+    /// Bytes that have come of a frame that is not whole yet. (Of a POST only whole ones are seen here.)
+    pub(crate) fn partial_bytes(&self) -> usize {
+        match self {
+            Self::WebSocket(link) => link.partial_bytes(),
             Self::Polling(_) | Self::WebTransport(_) => 0,
         }
     }

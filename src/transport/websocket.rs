@@ -34,7 +34,7 @@ use crate::error::{LinkError, PeerMisbehaved};
 const READ_BYTES: usize = 16 * 1024;
 
 /// Reads in one call of `poll_read`, after which others get their turn.
-const MAX_READS_PER_POLL: usize = 16;
+const MAX_READS_PER_POLL: usize = 4;
 
 /// Buffers in one vectored write. More than a full socket buffer's worth of small frames gains
 /// nothing.
@@ -70,15 +70,13 @@ pub(crate) struct WebSocket<S> {
     reader: Reader,
     writer: Writer,
     deflate: Option<Deflate>,
-    /// Pings that were read; see [`WebSocket::take_control_frames`].
-    pings: u32,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// Starts behind the 101 answer; `deflate` is what [`negotiate`] agreed on.
     pub(crate) fn new(io: S, deflate: Option<Deflate>, config: WebSocketConfig) -> Self {
         let reader = Reader::new(deflate.is_some(), config.max_payload);
-        Self { io, reader, writer: Writer::default(), deflate, pings: 0 }
+        Self { io, reader, writer: Writer::default(), deflate }
     }
 
     /// The next whole message; `None` when the peer closed, with a close frame or without.
@@ -147,7 +145,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         match event {
             Event::Message(frame) => Ok(Some(Some(frame))),
             Event::Ping(payload) => {
-                self.pings = self.pings.saturating_add(1);
                 // Many may come in one piece; only a peer that then takes no pong is at fault.
                 if self.writer.unanswered_pings == MAX_UNANSWERED_PINGS
                     && let Poll::Ready(Err(error)) = self.poll_flush(cx)
@@ -164,9 +161,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Pings that were read since the last call.
-    pub(crate) fn take_control_frames(&mut self) -> usize {
-        std::mem::take(&mut self.pings) as usize
+    /// Frames since the last call that were not the first of a message.
+    pub(crate) fn take_other_frames(&mut self) -> usize {
+        self.reader.take_other_frames()
+    }
+
+    /// Bytes that have come of a message that is not whole yet.
+    pub(crate) fn partial_bytes(&self) -> usize {
+        self.reader.partial_bytes()
     }
 
     /// Queues frames that are framed already without copying it. After a close frame it is dropped.

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quicket::TransportKind::{self, Polling};
-use quicket::config::EngineConfig;
+use quicket::config::{Config, EngineConfig, LimitsConfig};
 use quicket::{CloseReason, EmitError, EngineSocket, Message};
 use tokio::sync::Semaphore;
 
 use super::support::client::Link;
 use super::support::http::Request;
+use super::support::server::config as server_config;
 use super::support::{Frame, TestServer, engine, eventually, on_every_transport, within};
 
 on_every_transport!(
@@ -131,7 +132,10 @@ async fn an_application_that_does_not_listen_makes_the_server_stop_reading(kind:
     };
     let (interval, timeout) = (Duration::from_secs(3), Duration::from_secs(2));
     let config = EngineConfig { ping_interval: interval, ping_timeout: timeout, ..engine() };
-    let mut server = TestServer::start(config, app, |builder| builder).await;
+    // it is the application that is to hold up the client
+    let limits = LimitsConfig { byte_rate: None, ..LimitsConfig::default() };
+    let unpaced = Config { limits, ..server_config(config.clone()) };
+    let mut server = TestServer::start(config, app, |builder| builder.config(unpaced)).await;
     let mut client = server.connect(kind).await;
     let sid = client.sid.clone();
     assert_eq!(client.recv().await, "2".into());

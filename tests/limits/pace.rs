@@ -146,3 +146,42 @@ async fn pings_of_a_websocket_count_as_packets() {
     client.send("1").await;
     server.end().await;
 }
+
+/// Pieces of a message cost as much as packets: else a message of empty ones would be free.
+#[tokio::test]
+async fn fragments_of_a_websocket_count_as_packets() {
+    let server = echoing(200).await;
+    let mut client = server.connect(TransportKind::WebSocket).await;
+    client.echoes("before").await;
+    let begun = Instant::now();
+    client.send_bytes(&websocket_frame(0x01, b"4")).await;
+    for _ in 0..600 {
+        client.send_bytes(&websocket_frame(0x00, b"x")).await;
+    }
+    client.send_bytes(&websocket_frame(0x80, b"")).await;
+    assert_eq!(client.recv().await, Frame::from(format!("4{}", "x".repeat(600))));
+    client.echoes("behind them").await;
+    assert!(begun.elapsed() >= Duration::from_millis(1_990), "{:?}", begun.elapsed());
+    assert!(hit(&server, "packet_rate") > 0);
+    client.send("1").await;
+    server.end().await;
+}
+
+/// At its end it would be too late to read a large message more slowly.
+#[tokio::test]
+async fn a_message_is_charged_as_it_comes() {
+    let config = limited(None, Some(MAX_PAYLOAD));
+    let server = TestServer::start(small(), echo, |builder| builder.config(config)).await;
+    let mut client = server.connect(TransportKind::WebSocket).await;
+    let message = websocket_frame(0x81, format!("4{}", "x".repeat(60_000)).as_bytes());
+    client.send_bytes(&message).await;
+    client.recv().await;
+    assert_eq!(hit(&server, "byte_rate"), 0, "a second's worth is not used up");
+    let (most, rest) = message.split_at(message.len() - 1);
+    client.send_bytes(most).await;
+    eventually("a message to be charged", || hit(&server, "byte_rate") > 0).await;
+    client.send_bytes(rest).await;
+    client.recv().await;
+    client.send("1").await;
+    server.end().await;
+}

@@ -51,6 +51,31 @@ async fn handlers_of_one_socket_run_one_after_the_other_in_order() {
     }
 }
 
+/// Handlers that never wait for anything, and a client that has filled their inbox at once: with one thread,
+/// somebody else gets it in between.
+#[tokio::test]
+async fn handlers_that_never_wait_leave_the_thread_to_others() {
+    let server = TestServer::start(config(), |_| {}).await;
+    let (mut client, socket) = server.joined(TransportKind::Polling).await;
+    let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (count, longest) = (at_once.clone(), most.clone());
+    socket.on("n", move |_: Socket, n: u64, ack: Ack| {
+        longest.fetch_max(count.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        async move { if n == 199 { ack.send(&()) } else { Ok(()) } }
+    });
+    let other = tokio::spawn(async move {
+        loop {
+            tokio::task::yield_now().await;
+            at_once.store(0, Ordering::SeqCst);
+        }
+    });
+    let events: Vec<_> = (0..200).map(|n| format!("42{n}[\"n\",{n}]")).collect();
+    client.send(&events.join("\u{1e}")).await;
+    assert_eq!(client.recv_raw().await, Received::Text("43199[]".into()));
+    assert!((1..=64).contains(&most.load(Ordering::SeqCst)), "{most:?} events without a pause");
+    other.abort();
+}
+
 #[tokio::test]
 async fn handlers_of_one_socket_do_not_hold_up_another() {
     let server = TestServer::start(config(), |_| {}).await;
@@ -103,6 +128,8 @@ async fn a_full_inbox_stops_the_reading_and_loses_nothing() {
         config.engine.ping_interval = Duration::from_millis(400);
         config.engine.ping_timeout = Duration::from_millis(200);
         config.socketio.inbox_events = 16;
+        // it is the inbox that is to be met
+        config.limits.packet_rate = None;
         let server = TestServer::start(config, |_| {}).await;
         let (mut client, socket) = server.joined(kind).await;
         let (sender, mut seen) = mpsc::unbounded_channel();

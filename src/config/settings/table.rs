@@ -281,7 +281,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Packets a second that are read from one connection, a second's worth at once; then reading pauses."
     ),
     setting!("byte-rate", limits.byte_rate, OFF_OR_SIZE, "",
-        "Bytes of packets a second likewise; at least max-payload."
+        "Bytes of packets a second likewise; at least an eighth of max-payload."
     ),
     setting!("log-filter", log.filter, TEXT, "",
         "What is logged, in the syntax of RUST_LOG: info, or warn,quicket::engine=debug."

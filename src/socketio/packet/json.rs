@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
+use memchr::memchr2;
 use serde::Serialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, Visitor};
 use serde_json::ser::Formatter;
@@ -143,13 +144,13 @@ fn depth(text: &str) -> usize {
 
 /// The index behind the closing quote of a string whose inside starts at `at`.
 fn string_end(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(byte) = bytes.get(at) {
-        at += 1;
-        match byte {
-            b'"' => return at,
-            b'\\' => at += 1,
-            _ => {}
+    // a string may be as long as a message
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found + 1;
+        if bytes[at - 1] == b'"' {
+            return at;
         }
+        at += 1;
     }
     bytes.len()
 }

@@ -60,6 +60,8 @@ pub(super) struct Reader {
     control: Vec<u8>,
     /// Frames of the current message so far.
     fragments: u32,
+    /// See [`Reader::take_other_frames`].
+    other_frames: usize,
     phase: Phase,
     is_deflate: bool,
     /// Bytes of a message, before and after inflating.
@@ -91,6 +93,7 @@ impl Reader {
             message: Vec::new(),
             control: Vec::new(),
             fragments: 0,
+            other_frames: 0,
             phase: Phase::Open,
             is_deflate,
             max_payload,
@@ -124,6 +127,17 @@ impl Reader {
     /// [`Reader::next_held`] gave nothing.
     pub(super) fn held(&self) -> &[u8] {
         &self.held
+    }
+
+    /// Frames since the last call that were not the first of a message: control frames, and all
+    /// further pieces of messages.
+    pub(super) fn take_other_frames(&mut self) -> usize {
+        std::mem::take(&mut self.other_frames)
+    }
+
+    /// Bytes of the message that is under way.
+    pub(super) fn partial_bytes(&self) -> usize {
+        self.message.len()
     }
 
     /// Bytes of a message and a control frame that wait for the rest of them.
@@ -215,6 +229,9 @@ impl Reader {
         // masked."
         if !header.is_masked() {
             return Err(PeerMisbehaved::IllegalWebSocketFrame);
+        }
+        if header.opcode().is_control() || header.opcode() == OpCode::Continue {
+            self.other_frames = self.other_frames.saturating_add(1);
         }
         if !header.opcode().is_control() {
             self.begin_data_frame(header)?;
