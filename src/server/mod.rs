@@ -14,6 +14,7 @@ mod listen;
 mod quic;
 mod quic_keys;
 mod quic_lb;
+mod quic_runtime;
 mod raw;
 mod registry;
 mod shed;

@@ -5,15 +5,17 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
 use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{EndpointConfig, Incoming, TokioRuntime, VarInt};
+use quinn::{EndpointConfig, Incoming, VarInt};
 
 use super::core::{Core, webtransport_handshake};
 use super::quic_keys::SharedKeys;
 use super::quic_lb::RoutableIds;
+use super::quic_runtime::{QuicRuntime, keeping};
 use super::registry::Command;
 use crate::config::ServerId;
 use crate::engine::door::subscriber;
@@ -33,6 +35,10 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that we keep for a peer that has not acknowledged them.
 const SEND_WINDOW: u64 = 512 * 1024;
 
+/// Bytes that may wait for a handshake that nobody has looked at yet, and for all of them: a ClientHello has a
+/// few packets, and there is no early data. quinn would keep 10 MiB for each.
+const UNSEEN_WINDOW: u64 = 16 * 1024;
+const UNSEEN_WINDOW_OF_ALL: u64 = 16 * 1024 * 1024;
 /// Bytes of datagrams that are kept, the newest: QUIC must offer them for browsers to speak WebTransport,
 /// and nobody reads them.
 const DATAGRAM_BUFFER: usize = 64 * 1024;
@@ -40,6 +46,8 @@ const DATAGRAM_BUFFER: usize = 64 * 1024;
 /// office behind one address stays below: a handshake takes two round trips, and a browser has one at a
 /// time. Whoever leaves them unfinished holds each for `upgrade_timeout`, and must not take all places.
 const PENDING_OF_ADDRESS: usize = 64;
+/// Newcomers are refused at so many times the number of handshakes above which they must prove their address.
+const REFUSED_ABOVE: usize = 4;
 /// H3_NO_ERROR (RFC 9114 8.1).
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 
@@ -47,6 +55,7 @@ const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 #[derive(Debug)]
 pub(crate) struct Quic {
     endpoint: quinn::Endpoint,
+    pending: Arc<Pending>,
 }
 
 impl Quic {
@@ -67,9 +76,9 @@ impl Quic {
             endpoint_config.cid_generator(move || Box::new(RoutableIds(server_id)));
         }
         let endpoint =
-            quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(TokioRuntime));
+            quinn::Endpoint::new(endpoint_config, Some(config), socket, Arc::new(QuicRuntime));
         let endpoint = endpoint.map_err(|error| ServeError::Certificate(error.to_string()))?;
-        Ok(Self { endpoint })
+        Ok(Self { endpoint, pending: Arc::default() })
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -78,7 +87,6 @@ impl Quic {
 
     /// Accepts sessions until the server stops.
     pub(crate) async fn run(&self, core: Arc<Core>) {
-        let pending = Arc::new(Pending::default());
         let stopping = core.stopping();
         tokio::pin!(stopping);
         loop {
@@ -87,7 +95,7 @@ impl Quic {
                 () = &mut stopping => return,
             };
             let Some(incoming) = incoming else { return };
-            if let Some((slot, incoming)) = Slot::take(&core, &pending, incoming) {
+            if let Some((slot, incoming)) = Slot::take(&core, &self.pending, incoming) {
                 tokio::spawn(serve(core.clone(), slot, incoming));
             }
         }
@@ -116,7 +124,11 @@ fn server_config(core: &Core) -> Result<quinn::ServerConfig, ServeError> {
         .max_idle_timeout(settings.idle_timeout.try_into().ok())
         .enable_segmentation_offload(settings.segmentation_offload);
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    config.transport_config(Arc::new(transport));
+    config
+        .transport_config(Arc::new(transport))
+        .max_incoming(settings.max_pending_handshakes.saturating_mul(REFUSED_ABOVE))
+        .incoming_buffer_size(UNSEEN_WINDOW)
+        .incoming_buffer_size_total(UNSEEN_WINDOW_OF_ALL);
     Ok(config)
 }
 
@@ -147,7 +159,7 @@ impl Pending {
         let of = counts.of.get(&address).map_or(0, |of| of[usize::from(proven)]);
         // a load test, or a tunnel that many clients share
         let crowd = of >= PENDING_OF_ADDRESS && !address.is_loopback();
-        if counts.all >= limit.saturating_mul(4) || crowd && proven {
+        if counts.all >= limit.saturating_mul(REFUSED_ABOVE) || crowd && proven {
             return Verdict::Refuse;
         }
         if !proven && (counts.all >= limit || crowd) {
@@ -170,16 +182,19 @@ impl Pending {
     }
 }
 
-/// A handshake that is counted until it is dropped.
+/// A handshake that is counted until it has become a session, or until nothing is left of it: quinn keeps a
+/// connection that has failed for three probe timeouts, which are seconds where nothing was measured, and it
+/// is as large as one that lives.
 struct Slot {
     pending: Arc<Pending>,
     address: IpAddr,
     proven: bool,
+    counts: AtomicBool,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.pending.leave(self.address, self.proven);
+        self.release();
     }
 }
 
@@ -191,7 +206,8 @@ impl Slot {
         let limit = core.config.webtransport.max_pending_handshakes;
         match pending.enter(limit, address, proven) {
             Verdict::Accept => {
-                let slot = Self { pending: pending.clone(), address, proven };
+                let (pending, counts) = (pending.clone(), AtomicBool::new(true));
+                let slot = Self { pending, address, proven, counts };
                 return Some((slot, incoming));
             }
             Verdict::Retry => {
@@ -206,6 +222,13 @@ impl Slot {
         }
         None
     }
+
+    /// It is a handshake no more.
+    fn release(&self) {
+        if self.counts.swap(false, Ordering::Relaxed) {
+            self.pending.leave(self.address, self.proven);
+        }
+    }
 }
 
 /// Has one peer, from its first packet until its session runs.
@@ -214,17 +237,18 @@ async fn serve(core: Arc<Core>, slot: Slot, incoming: Incoming) {
     // One deadline for all of it (engine.io server.ts `onWebTransportSession`): the QUIC handshake, the
     // CONNECT request, the stream and its first packet. Whatever is dropped half-way closes the connection.
     let deadline = tokio::time::Instant::now() + core.config.engine.upgrade_timeout;
+    let slot = Arc::new(slot);
     let session = async {
-        let connection = incoming.accept().map_err(|error| error.to_string())?;
+        let connecting = keeping(slot.clone(), || incoming.accept());
+        let connection = connecting.map_err(|error| error.to_string())?;
         let connection = connection.await.map_err(|error| error.to_string())?;
         accept(&core, connection).await
     };
     match tokio::time::timeout_at(deadline, session).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => slot.release(),
         Ok(Err(error)) => tracing::debug!(%peer, error, "no WebTransport session"),
         Err(_) => tracing::debug!(%peer, "a WebTransport handshake took too long"),
     }
-    drop(slot);
 }
 
 async fn accept(core: &Core, connection: quinn::Connection) -> Result<(), String> {

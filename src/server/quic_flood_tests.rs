@@ -33,6 +33,44 @@ async fn above_the_threshold_a_client_proves_its_address_and_far_above_it_is_ref
     drop((half_open, more));
 }
 
+/// What bounds pending handshakes has to bound their memory: one that was given up is in quinn for seconds.
+#[tokio::test]
+async fn a_handshake_counts_until_nothing_is_left_of_it() {
+    let echo = pressed(1000, SHORT);
+    let pending = || echo.quic.pending.0.lock().all;
+    let relay = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    server.connect(echo.quic.local_addr().unwrap()).await.unwrap();
+    let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    endpoint.set_default_client_config(client_config(&echo).quic_config().clone());
+    let _connecting = endpoint.connect(relay.local_addr().unwrap(), "localhost").unwrap();
+    let mut buffer = [0; 4096];
+    let sent = tokio::time::timeout(SOON, relay.recv(&mut buffer)).await.unwrap().unwrap();
+    let begun = std::time::Instant::now();
+    server.send(&buffer[..sent]).await.unwrap();
+    // what comes behind the deadline says that the server has given up
+    while begun.elapsed() < SHORT {
+        tokio::time::timeout(SOON, server.recv(&mut buffer)).await.unwrap().unwrap();
+    }
+    let counted = pending();
+    assert!(counted == 1 || echo.quic.endpoint.open_connections() == 0, "it is not counted");
+    let done = async {
+        while pending() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON * 6, done).await.expect("it is counted for ever");
+    echo.is_empty().await;
+
+    let _session = Session::open(&echo).await;
+    let opened = async {
+        while pending() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, opened).await.expect("a session is no handshake");
+}
+
 /// RFC 9000 8.1: who has not shown that it is where it says gets three times what it has sent, or the server
 /// would be a weapon against that address.
 #[tokio::test]
