@@ -7,6 +7,7 @@
 pub(crate) mod fuzz;
 mod h3;
 pub(crate) mod session;
+mod wake;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,6 +21,7 @@ use futures_util::future::BoxFuture;
 use quinn::{ReadError, RecvStream, SendStream};
 
 use self::session::{Session, SessionError, is_session_gone};
+use self::wake::News;
 use crate::engine::framing::{LengthPrefixed, put_length_prefixed};
 use crate::engine::packet::Frame;
 use crate::error::LinkError;
@@ -33,6 +35,8 @@ pub(crate) struct WebTransport {
     receive: RecvStream,
     send: SendState,
     decoder: LengthPrefixed,
+    /// From the stream or the session. Who only writes asks neither.
+    news: News,
     queue: VecDeque<Bytes>,
     queued: usize,
 }
@@ -64,6 +68,7 @@ impl WebTransport {
             receive,
             send: SendState::Open(send),
             decoder: LengthPrefixed::new(max_payload),
+            news: News::default(),
             queue: VecDeque::new(),
             queued: 0,
         }
@@ -77,8 +82,15 @@ impl WebTransport {
             if let Some(frame) = self.decoder.next_frame()? {
                 return Poll::Ready(Ok(Some(frame)));
             }
+            let Some(waker) = self.news.take(cx) else {
+                return Poll::Pending;
+            };
+            let cx = &mut Context::from_waker(&waker);
             // this future keeps nothing between polls
             let read = pin!(self.receive.read_chunk(READ_CHUNK, true)).poll(cx);
+            if read.is_ready() {
+                self.news.more();
+            }
             match read {
                 Poll::Ready(Ok(Some(chunk))) => self.decoder.push(&chunk.bytes),
                 Poll::Ready(Ok(None)) if self.decoder.is_partial() => {
@@ -87,7 +99,9 @@ impl WebTransport {
                 Poll::Ready(Ok(None)) => return Poll::Ready(Ok(None)),
                 Poll::Ready(Err(error)) => return Poll::Ready(self.read_failed(cx, error)),
                 Poll::Pending => {
-                    return Poll::Ready(match ready!(self.session.poll_over(cx)) {
+                    let over = ready!(self.session.poll_over(cx));
+                    self.news.more();
+                    return Poll::Ready(match over {
                         error @ SessionError::Broken(_) => Err(io::Error::other(error).into()),
                         _ => Ok(None),
                     });
