@@ -120,6 +120,9 @@ fn server_config(core: &Core) -> Result<quinn::ServerConfig, ServeError> {
         .receive_window((STREAM_WINDOW * 2).into())
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        // Four probes for each newcomer, and the larger packet doubles a buffer that each connection keeps:
+        // not worth it where most packets carry one small event.
+        .mtu_discovery_config(None)
         .keep_alive_interval(Some(settings.keep_alive))
         .max_idle_timeout(settings.idle_timeout.try_into().ok())
         .enable_segmentation_offload(settings.segmentation_offload);

@@ -173,6 +173,16 @@ async fn messages_come_back_small_and_big() {
 }
 
 #[tokio::test]
+async fn packets_keep_the_size_that_every_path_takes() {
+    let echo = Echo::start(SOON);
+    let mut session = Session::open(&echo).await;
+    session.say(&[b'4'; 500_000]).await;
+    session.frame().await.unwrap();
+    let udp = session.connection.quic_connection().stats().udp_rx;
+    assert!(udp.bytes <= udp.datagrams * 1_200, "{udp:?}");
+}
+
+#[tokio::test]
 async fn every_way_in_which_a_peer_ends_is_noticed_at_once() {
     let echo = Echo::start(SOON);
     let mut session = Session::open(&echo).await;
