@@ -123,6 +123,7 @@ impl Life {
             }
             3 => session.handle_link_lost(slot, CloseReason::TransportClose),
             4 => session.handle_misbehaved(slot, PeerMisbehaved::InvalidUtf8),
+            5 if value & 2 == 2 => session.handle_slowed(self.now),
             5 => session.handle_deaf(self.now, value & 1 == 1),
             6 | 7 => {
                 self.now += Duration::from_millis(u64::from(value) * 3);

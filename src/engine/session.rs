@@ -322,6 +322,14 @@ impl Session {
         }
     }
 
+    /// The owner reads from the peer more slowly than it sends. A pong may be stuck behind what waits to be read,
+    /// so its deadline starts anew. (Whoever is gone sends nothing, and is not read slowly for long.)
+    pub(crate) fn handle_slowed(&mut self, now: Instant) {
+        if self.state == State::Open && matches!(self.heartbeat, Heartbeat::AwaitingPong { .. }) {
+            self.arm_pong(now);
+        }
+    }
+
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while let Some((timer, due)) = self.timers.expired(now) {
             match timer {

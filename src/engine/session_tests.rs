@@ -126,6 +126,22 @@ fn a_peer_that_we_do_not_read_from_is_not_blamed_for_its_missing_pong() {
 }
 
 #[test]
+fn the_pong_of_a_peer_that_is_read_slowly_is_waited_for_until_it_is_not() {
+    let mut bench = Bench::new(TransportKind::WebSocket);
+    bench.pass(300);
+    for millis in [450, 600, 750] {
+        bench.pass(millis);
+        bench.session.handle_slowed(bench.at(millis));
+    }
+    bench.pass(949);
+    assert_eq!(bench.events(), []);
+    bench.pass(950);
+    assert_eq!(bench.events(), [Event::Closed(CloseReason::PingTimeout)]);
+    bench.session.handle_slowed(bench.at(960));
+    assert_eq!(bench.session.poll_timeout(), None);
+}
+
+#[test]
 fn not_reading_for_a_whole_heartbeat_ends_the_session() {
     let mut bench = Bench::new(TransportKind::WebSocket);
     bench.session.handle_deaf(bench.at(10), true);
@@ -296,6 +312,7 @@ enum Op {
     Attach(u8),
     Lost(bool),
     Deaf(bool),
+    Slowed,
     Pass(u16),
     Close,
     Abort,
@@ -308,6 +325,7 @@ fn op() -> impl Strategy<Value = Op> {
         (0u8..3).prop_map(Op::Attach),
         any::<bool>().prop_map(Op::Lost),
         any::<bool>().prop_map(Op::Deaf),
+        Just(Op::Slowed),
         (0u16..700).prop_map(Op::Pass),
         Just(Op::Close),
         Just(Op::Abort),
@@ -349,6 +367,7 @@ proptest! {
                     bench.session.handle_link_lost(slot(probe), CloseReason::TransportClose);
                 }
                 Op::Deaf(deaf) => { let at = bench.at(now); bench.session.handle_deaf(at, deaf); }
+                Op::Slowed => { let at = bench.at(now); bench.session.handle_slowed(at); }
                 Op::Pass(millis) => { now += u64::from(millis); bench.pass(now); }
                 Op::Close => {
                     let at = bench.at(now);

@@ -28,10 +28,8 @@ use crate::metrics::Metrics;
 use crate::transport::Link;
 use crate::transport::polling::PollRequest;
 
-/// Frames read before other work gets its turn.
-const READ_BATCH: usize = 64;
-/// Bytes likewise.
-const READ_BYTES: usize = 64 * 1024;
+mod reading;
+
 /// Bytes taken from the outbox at a time.
 const WRITE_BATCH: usize = 64 * 1024;
 /// Messages that an idle session keeps room for.
@@ -191,58 +189,6 @@ impl Driver {
                 let_go(link, CloseReason::ForcedClose);
             }
         }
-    }
-
-    /// Reads a bounded number of frames; `true` if there may be more.
-    fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let deaf = !self.upper.may_read();
-        self.session.handle_deaf(now, deaf);
-        let mut bytes = 0;
-        for _ in 0..READ_BATCH {
-            if bytes >= READ_BYTES {
-                break;
-            }
-            if !self.upper.may_read() {
-                // The task is woken when there is room. What is buffered in the link stays there.
-                self.session.handle_deaf(now, true);
-                return false;
-            }
-            // What comes meanwhile waits in the link or, when that is full, with the client.
-            if !self.session.is_open() || !self.allowance.may_read(now) {
-                return false;
-            }
-            let read = self.link.poll_read(cx);
-            bytes += self.charge(now, &read);
-            let Poll::Ready(result) = read else {
-                return false;
-            };
-            self.received(Slot::Current, result, now);
-            self.events();
-            if self.closed.is_some() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Counts what was read against what the client may say; gives its bytes.
-    fn charge(&mut self, now: Instant, read: &Poll<Result<Option<Frame>, LinkError>>) -> usize {
-        let mut packets = self.link.take_other_frames();
-        let partial = self.link.partial_bytes();
-        let bytes = if let Poll::Ready(Ok(Some(frame))) = read {
-            packets += 1;
-            frame.len().saturating_sub(std::mem::take(&mut self.charged))
-        } else {
-            // a large frame is paid for as it comes: at its end it would be too late to read more slowly
-            partial.saturating_sub(std::mem::replace(&mut self.charged, partial))
-        };
-        if (packets > 0 || bytes > 0)
-            && let Some(limit) = self.allowance.take(now, packets, bytes)
-            && let Some(place) = &self.place
-        {
-            place.hit(limit);
-        }
-        bytes
     }
 
     /// Reads the two packets that a probe has to say; `true` if it has become the current link, which is

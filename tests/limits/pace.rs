@@ -17,6 +17,7 @@ on_every_transport!(
     bytes_above_the_rate_are_read_later,
     a_client_within_its_rates_is_not_held_up,
     a_client_that_is_held_up_holds_up_nobody_else,
+    a_pong_behind_what_is_read_slowly_is_waited_for,
 );
 
 const MAX_PAYLOAD: usize = 100_000;
@@ -100,6 +101,31 @@ async fn a_client_within_its_rates_is_not_held_up(kind: TransportKind) {
         }
     }
     assert_eq!(hit(&server, "packet_rate"), 0);
+    client.send("1").await;
+    server.end().await;
+}
+
+async fn a_pong_behind_what_is_read_slowly_is_waited_for(kind: TransportKind) {
+    let soon = Duration::from_millis(300);
+    let engine = EngineConfig { ping_interval: soon, ping_timeout: soon, ..small() };
+    let limits = LimitsConfig { packet_rate: Some(100), ..LimitsConfig::default() };
+    let config = Config { limits, ..config(engine.clone()) };
+    let server = TestServer::start(engine, echo, |builder| builder.config(config)).await;
+    let mut client = server.connect(kind).await;
+    // all that is beyond the first second's worth takes two seconds, several deadlines of a pong
+    let messages: Vec<_> = (0..300).map(|n| Frame::from(format!("4{n}"))).collect();
+    client.send_all(&messages).await;
+    let mut pings = 0;
+    for expected in &messages {
+        let mut received = client.recv().await;
+        while received == Frame::from("2") {
+            pings += 1;
+            client.send("3").await;
+            received = client.recv().await;
+        }
+        assert_eq!(received, *expected);
+    }
+    assert!(pings > 0);
     client.send("1").await;
     server.end().await;
 }
