@@ -63,8 +63,10 @@ pub(super) async fn run(shared: Weak<Shared>) {
             return;
         }
         let begun = Instant::now();
+        let mut worked = false;
         let result = match Epoch::begin(&strong, &mut before).await {
             Ok(epoch) => {
+                worked = true;
                 tracing::info!("connected to Redis");
                 strong.started.send_replace(Start::Done);
                 drop(strong); // the bus ends when nobody else holds it
@@ -80,8 +82,11 @@ pub(super) async fn run(shared: Weak<Shared>) {
         {
             tracing::warn!(error = error.details(), "no connection to Redis");
         }
-        if begun.elapsed() > BACKOFF_MAX {
-            backoff = BACKOFF_FIRST; // it had worked
+        // What worked for longer than the pause that would follow is no attempt that failed. Otherwise a Redis that
+        // is restarted three times keeps its nodes away for seconds, though it is there.
+        let least = if worked { backoff } else { BACKOFF_MAX };
+        if begun.elapsed() > least {
+            backoff = BACKOFF_FIRST;
         }
         // jitter, so that the nodes of a cluster do not come back all at once
         let pause = backoff.mul_f64(0.5 + random::<f64>());
