@@ -152,8 +152,8 @@ async fn connections_to_a_cluster_cut_every_few_milliseconds_cost_no_event() {
     }
 }
 
-/// Of each node: a writer, a reader and a subscriber, one to each of the other servers, and one that asks who
-/// serves.
+/// Of each node: two for the stream (one writes, one reads), commands and a subscriber, one to each of the other
+/// servers, and one that asks who serves.
 async fn nothing_is_left_over(cluster: &Cluster) {
     within("the connections that are needed", async {
         loop {
@@ -161,7 +161,7 @@ async fn nothing_is_left_over(cluster: &Cluster) {
             for server in &cluster.servers {
                 connections += server.connections().await;
             }
-            if connections == 2 * 6 {
+            if connections == 2 * 7 {
                 return;
             }
             tokio::time::sleep(POLL).await;

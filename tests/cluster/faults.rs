@@ -249,7 +249,7 @@ async fn connections_cut_every_few_milliseconds_cost_no_event() {
     }
     // nothing of the many attempts is left over
     within("the connections that are needed", async {
-        while redis.connections().await != 7 {
+        while redis.connections().await != 9 {
             tokio::time::sleep(POLL).await;
         }
     })

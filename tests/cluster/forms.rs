@@ -253,8 +253,7 @@ async fn an_acl_user_with_what_the_docs_say_and_no_more() {
     nodes.here().until_metric("bus_reconnects_total", 1).await;
     nodes.here().until_metric("bus_connected", 1).await;
     nothing_was_refused(&redis).await;
-    // it is for a transaction that Redis refuses (`redis_that_refuses_to_store_costs_no_event`)
-    assert_eq!(unused(&[&redis], rules).await, ["discard"]);
+    assert!(unused(&[&redis], rules).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

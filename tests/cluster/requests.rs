@@ -172,8 +172,8 @@ async fn subscribers(redis: &Redis, channel: &str, count: i64) {
 async fn a_node_that_stops_says_goodbye() {
     let nodes = Nodes::two().await;
     let redis = nodes.redis.as_ref().unwrap();
-    // writer, reader and subscriber of each
-    assert_eq!(redis.connections().await, 6);
+    // of each: two for the stream, one that writes and one that reads; commands and subscriber
+    assert_eq!(redis.connections().await, 8);
     let (mut client, _socket) = joined(nodes.here()).await;
     nodes.there().server.of("/").emit("last words", &()).await.unwrap();
     nodes.there().server.shutdown();

@@ -1,27 +1,23 @@
-//! The commands of Redis that the bus uses, as they are sent on one connection.
+//! The commands of Redis that the bus uses, as they are sent on one connection; those for streams are in
+//! [`super::lane`].
 //!
 //! In tests there is another Redis behind them, which lives in virtual time (`super::simulated`).
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::{Client, SubscriberClient};
 use fred::error::Error;
 use fred::interfaces::{
     ClientInterface, ClientLike, EventInterface, HashesInterface, KeysInterface, LuaInterface,
-    PubsubInterface, StreamsInterface, TransactionInterface,
+    PubsubInterface,
 };
 use fred::types::client::ClientKillFilter;
 use fred::types::{ClusterHash, CustomCommand, Message as ChannelMessage, Value};
 use tokio::sync::broadcast;
 
-use super::feed::Fields;
 #[cfg(test)]
 use super::simulated::{Command, Port};
-
-/// The longest that a stream may become, about.
-const TRIM: &str = "~";
 
 /// What a connection for commands is made of.
 #[derive(Clone)]
@@ -94,99 +90,6 @@ impl Commands {
             Self::Redis(client) => client.client_kill::<Value>(filters).await.map(drop),
             #[cfg(test)]
             Self::Simulated(port) => port.ask(Command::ClientKill(filters)).await.map(drop),
-        }
-    }
-
-    // --- streams
-
-    pub(super) async fn xinfo(&self, key: &str) -> Result<HashMap<String, Value>, Error> {
-        match self {
-            Self::Redis(client) => client.xinfo_stream(key, false, None).await,
-            #[cfg(test)]
-            Self::Simulated(port) => port.ask(Command::XInfo(key.to_owned())).await?.convert(),
-        }
-    }
-
-    /// Entries from `start` to `end`, written as Redis wants it.
-    pub(super) async fn xrange(
-        &self,
-        key: &str,
-        start: String,
-        end: String,
-        count: u64,
-    ) -> Result<Value, Error> {
-        match self {
-            Self::Redis(client) => client.xrange(key, start, end, Some(count)).await,
-            #[cfg(test)]
-            Self::Simulated(port) => {
-                port.ask(Command::XRange { key: key.to_owned(), start, end, count }).await
-            }
-        }
-    }
-
-    /// Entries behind `after`; `block`: how long Redis may wait for the first.
-    pub(super) async fn xread(
-        &self,
-        key: &str,
-        after: String,
-        count: u64,
-        block: Option<Duration>,
-    ) -> Result<Value, Error> {
-        match self {
-            Self::Redis(client) => {
-                let block = block.map(|block| block.as_millis() as u64);
-                client.xread(Some(count), block, key, after).await
-            }
-            #[cfg(test)]
-            Self::Simulated(port) => {
-                port.ask(Command::XRead { key: key.to_owned(), after, count, block }).await
-            }
-        }
-    }
-
-    /// Appends one entry.
-    pub(super) async fn xadd(&self, key: &str, fields: Fields) -> Result<(), Error> {
-        match self {
-            Self::Redis(client) => client
-                .xadd::<Value, _, _, _, _>(key, false, None::<()>, "*", fields)
-                .await
-                .map(drop),
-            #[cfg(test)]
-            Self::Simulated(port) => {
-                let entries = vec![fields];
-                port.ask(Command::XAdd { key: key.to_owned(), max: None, entries }).await.map(drop)
-            }
-        }
-    }
-
-    /// Appends entries, all or none, and gives their ids. The stream keeps about `max` entries.
-    pub(super) async fn append(
-        &self,
-        key: &str,
-        max: u64,
-        mut entries: Vec<Fields>,
-    ) -> Result<Vec<String>, Error> {
-        match self {
-            Self::Redis(client) => {
-                let cap = ("MAXLEN", TRIM, max as i64);
-                // One command is all or nothing by itself. `fred` writes each command of a transaction to the
-                // socket alone, so that one event would be three packets and twice the work.
-                if entries.len() == 1
-                    && let Some(fields) = entries.pop()
-                {
-                    return Ok(vec![client.xadd(key, false, cap, "*", fields).await?]);
-                }
-                let transaction = client.multi();
-                for fields in entries {
-                    let _: Value = transaction.xadd(key, false, cap, "*", fields).await?;
-                }
-                transaction.exec(true).await
-            }
-            #[cfg(test)]
-            Self::Simulated(port) => {
-                let key = key.to_owned();
-                port.ask(Command::XAdd { key, max: Some(max), entries }).await?.convert()
-            }
         }
     }
 

@@ -1,6 +1,5 @@
 //! One life of the connection to Redis: connect, catch up, run until something breaks, begin again.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +16,9 @@ use tokio::time::Instant;
 use super::access::Access;
 use super::channels::{listen, post, subscribe};
 use super::feed::Fields;
-use super::link::{COMMAND_TIMEOUT, Connection, Link, SharedLink, connect_to};
+use super::lane::Lane;
+use super::link::{Connection, Link, SharedLink, connect_to};
+use super::past::RawFields;
 use super::position::Standing;
 use super::servers::{self, Servers, Watch};
 use super::{Post, Shared, Start, Stream};
@@ -105,10 +106,18 @@ struct Before {
     servers: Option<Servers>,
 }
 
+/// The connections for one stream.
+struct Lanes {
+    stream: Arc<Stream>,
+    server: Server,
+    reader: Lane,
+    writer: Lane,
+}
+
 /// The connections of one epoch.
 struct Epoch {
     link: SharedLink,
-    readers: Vec<(Connection, Arc<Stream>)>,
+    lanes: Vec<Lanes>,
     messages: Vec<broadcast::Receiver<ChannelMessage>>,
     posts: mpsc::Receiver<Post>,
 }
@@ -122,24 +131,26 @@ impl Epoch {
         let keys: Vec<_> = shared.streams.iter().map(|stream| stream.name.as_str()).collect();
         let sharded = shared.config.sharded_pubsub;
         let mut link = Link::open(access, servers.clone(), &keys, sharded).await?;
-        let readers = shared.streams.iter().map(|stream| async {
-            let reader = connect_to(access.to_server(servers.owner(&stream.name)?)).await?;
-            Ok::<_, Error>((reader, stream.clone()))
+        let lanes = shared.streams.iter().map(|stream| async {
+            let server = servers.owner(&stream.name)?.clone();
+            let open = || Lane::open(access.to_server(&server));
+            let (reader, writer) = tokio::try_join!(open(), open())?;
+            Ok::<_, Error>(Lanes { stream: stream.clone(), server, reader, writer })
         });
         // all at once: a new epoch has to begin soon where Redis is slow, too
-        let (messages, readers) =
-            tokio::try_join!(link.open_channels(access), try_join_all(readers))?;
+        let (messages, mut lanes) =
+            tokio::try_join!(link.open_channels(access), try_join_all(lanes))?;
         // What the old connections had sent may still lie in Redis' socket. Nothing of it may be stored after
         // we have looked what was stored.
         let ending = end_writers(access, &link, &before.writers);
-        let ((), writers) = tokio::try_join!(ending, writers_of(&link))?;
+        let ((), writers) = tokio::try_join!(ending, writers_of(&link, &mut lanes))?;
         before.writers = writers;
         let elsewhere = before.servers.as_ref().is_some_and(|old| *old != servers);
         let first = !shared.started.borrow().is_done();
         try_join_all(
-            readers
-                .iter()
-                .map(|(reader, stream)| catch_up(shared, reader, stream, first, elsewhere)),
+            lanes
+                .iter_mut()
+                .map(|lanes| catch_up(shared, &mut lanes.reader, &lanes.stream, first, elsewhere)),
         )
         .await?;
         before.servers = Some(servers);
@@ -153,15 +164,15 @@ impl Epoch {
         let link = Arc::new(link);
         shared.sessions.set_link(Some(link.clone()));
         shared.set_connected(true);
-        Ok(Self { link, readers, messages, posts })
+        Ok(Self { link, lanes, messages, posts })
     }
 
     /// Runs until anything breaks, or the bus is closed and everything published.
     async fn run(self, weak: &Weak<Shared>) -> Result<(), Error> {
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
         let link = self.link;
-        for (reader, stream) in self.readers {
-            tasks.spawn(store(weak.clone(), link.clone(), stream.clone()));
+        for Lanes { stream, reader, writer, .. } in self.lanes {
+            tasks.spawn(store(weak.clone(), writer, stream.clone()));
             tasks.spawn(read(weak.clone(), reader, stream));
         }
         for messages in self.messages {
@@ -192,10 +203,15 @@ impl Epoch {
     }
 }
 
-async fn writers_of(link: &Link) -> Result<Vec<OldWriter>, Error> {
+async fn writers_of(link: &Link, lanes: &mut [Lanes]) -> Result<Vec<OldWriter>, Error> {
     let mut writers = Vec::new();
+    for lanes in lanes {
+        if let Some(filters) = filters_of(lanes.writer.client_info().await)? {
+            writers.push((lanes.server.clone(), filters));
+        }
+    }
     for (server, writer) in link.writers() {
-        if let Some(filters) = filters_of(writer).await? {
+        if let Some(filters) = filters_of(writer.ask(writer.client_info()).await)? {
             writers.push((server.clone(), filters));
         }
     }
@@ -222,8 +238,8 @@ async fn end_writers(access: &Access, link: &Link, old: &[OldWriter]) -> Result<
 
 /// What names a connection beyond doubt. A number alone does not: after a restart Redis gives it to another
 /// node. `None` if Redis does not tell.
-async fn filters_of(writer: &Connection) -> Result<Option<Vec<ClientKillFilter>>, Error> {
-    let info: String = match writer.ask(writer.client_info()).await {
+fn filters_of(info: Result<String, Error>) -> Result<Option<Vec<ClientKillFilter>>, Error> {
+    let info = match info {
         Ok(info) => info,
         Err(error) if is_answer(&error) => return Ok(None),
         Err(error) => return Err(error),
@@ -254,19 +270,17 @@ fn is_answer(error: &Error) -> bool {
 
 // --- the streams
 
-async fn standing(client: &Connection, name: &str) -> Result<Standing, Error> {
-    let info: Result<HashMap<String, Value>, Error> = client.ask(client.xinfo(name)).await;
-    let info = match info {
+async fn standing(reader: &mut Lane, name: &str) -> Result<Standing, Error> {
+    let info = match reader.xinfo(name).await {
         Ok(info) => info,
         Err(error) if error.details().contains("no such key") => {
             return Ok(Standing { added: Some(0), ..Standing::default() });
         }
         Err(error) => return Err(error),
     };
-    let id = |value: &Value| value.as_str().and_then(|text| text.parse::<StreamId>().ok());
-    let last = info.get("last-generated-id").and_then(id).unwrap_or_default();
+    let last = info.get("last-generated-id").and_then(entry_id).unwrap_or_default();
     let first = match info.get("first-entry") {
-        Some(Value::Array(entry)) => entry.first().and_then(id),
+        Some(Value::Array(entry)) => entry.first().and_then(entry_id),
         _ => None,
     };
     let added = info.get("entries-added").and_then(Value::as_u64);
@@ -277,7 +291,7 @@ async fn standing(client: &Connection, name: &str) -> Result<Standing, Error> {
 /// resolved once, before clients are accepted).
 async fn catch_up(
     shared: &Arc<Shared>,
-    reader: &Connection,
+    reader: &mut Lane,
     stream: &Arc<Stream>,
     first: bool,
     elsewhere: bool,
@@ -324,20 +338,20 @@ async fn catch_up(
 
 /// Makes the stream, so that there is a position in it for sessions to begin at. The entry has no namespace,
 /// which every reader skips.
-async fn found(shared: &Shared, reader: &Connection, stream: &Stream) -> Result<Standing, Error> {
-    let fields = vec![("uid", shared.node.to_string()), ("type", "0".to_owned())];
-    reader.ask(reader.xadd(&stream.name, fields)).await?;
+async fn found(shared: &Shared, reader: &mut Lane, stream: &Stream) -> Result<Standing, Error> {
+    let fields = vec![("uid", shared.node.clone()), ("type", "0".into())];
+    reader.xadd(&stream.name, fields).await?;
     standing(reader, &stream.name).await
 }
 
 /// Reads what is in the stream, for clients that come from other nodes.
-async fn fill(reader: &Connection, stream: &Stream, standing: Standing) -> Result<(), Error> {
+async fn fill(reader: &mut Lane, stream: &Stream, standing: Standing) -> Result<(), Error> {
     let start = standing.first.map_or(standing.last, StreamId::before);
     let (mut entries, mut from) = (Vec::new(), start);
     while from < standing.last {
         let range = (format!("({from}"), standing.last.to_string());
         let reply = reader.xrange(&stream.name, range.0, range.1, FILL_COUNT);
-        let Value::Array(read) = reader.ask(reply).await? else { break };
+        let Value::Array(read) = reply.await? else { break };
         if read.is_empty() {
             break;
         }
@@ -351,7 +365,7 @@ async fn fill(reader: &Connection, stream: &Stream, standing: Standing) -> Resul
     Ok(())
 }
 
-type RawEntry = (StreamId, HashMap<String, Bytes>);
+type RawEntry = (StreamId, RawFields);
 
 /// How many entries to ask for. Redis bounds a read by their number only, and they may be large.
 struct ReadCount(usize);
@@ -365,9 +379,7 @@ impl Default for ReadCount {
 impl ReadCount {
     /// The next entries will be like these.
     fn learn(&mut self, entries: &[RawEntry]) {
-        let bytes =
-            |fields: &HashMap<String, Bytes>| fields.values().map(Bytes::len).sum::<usize>();
-        let all: usize = entries.iter().map(|(_, fields)| bytes(fields)).sum();
+        let all: usize = entries.iter().map(|(_, fields)| fields.bytes()).sum();
         if let Some(each) = all.checked_div(entries.len()) {
             let fitting = READ_BYTES / each.max(1);
             self.0 = fitting.min(2 * self.0).clamp(*READ_COUNTS.start(), *READ_COUNTS.end());
@@ -376,15 +388,14 @@ impl ReadCount {
 }
 
 async fn fetch(
-    reader: &Connection,
+    reader: &mut Lane,
     stream: &Stream,
     count: &mut ReadCount,
     block: Option<Duration>,
 ) -> Result<Vec<RawEntry>, Error> {
-    let cursor = stream.feed.lock().cursor().to_string();
-    let time = COMMAND_TIMEOUT + block.unwrap_or_default();
-    let reply = reader.xread(&stream.name, cursor, count.0 as u64, block);
-    let entries = parse_read(reader.ask_for(time, reply).await?)?;
+    let cursor = stream.feed.lock().cursor();
+    let reply = reader.xread(&stream.name, cursor, count.0 as u64, block).await?;
+    let entries = parse_read(reply)?;
     count.learn(&entries);
     Ok(entries)
 }
@@ -409,29 +420,29 @@ fn parse_read(reply: Value) -> Result<Vec<RawEntry>, Error> {
 fn parse_entry(entry: Value) -> Result<RawEntry, Error> {
     let Value::Array(parts) = entry else { return Err(malformed()) };
     let mut parts = parts.into_iter();
-    let id = parts.next().and_then(|id| id.as_str().and_then(|id| id.parse().ok()));
+    let id = parts.next().as_ref().and_then(entry_id);
     let id: StreamId = id.ok_or_else(malformed)?;
-    let mut fields = HashMap::with_capacity(5);
-    let mut field = |name: Option<String>, value: Value| {
-        if let Some((name, value)) = name.zip(value.into_bytes()) {
-            fields.insert(name, value);
-        }
-    };
+    let mut fields = Vec::new();
+    let mut field = |name: Option<Bytes>, value: Value| fields.extend(name.zip(value.into_bytes()));
     match parts.next() {
         Some(Value::Array(list)) => {
             let mut list = list.into_iter();
             while let (Some(name), Some(value)) = (list.next(), list.next()) {
-                field(name.as_string(), value);
+                field(name.into_bytes(), value);
             }
         }
         Some(Value::Map(map)) => {
             for (name, value) in map.inner() {
-                field(name.into_string(), value);
+                field(Some(name.into_bytes()), value);
             }
         }
         _ => {} // deleted meanwhile
     }
-    Ok((id, fields))
+    Ok((id, RawFields(fields)))
+}
+
+fn entry_id(value: &Value) -> Option<StreamId> {
+    value.as_str()?.parse().ok()
 }
 
 fn malformed() -> Error {
@@ -439,16 +450,16 @@ fn malformed() -> Error {
 }
 
 /// Delivers what comes.
-async fn read(shared: Weak<Shared>, reader: Connection, stream: Arc<Stream>) -> Result<(), Error> {
+async fn read(shared: Weak<Shared>, mut reader: Lane, stream: Arc<Stream>) -> Result<(), Error> {
     let (mut looked, mut count) = (Instant::now(), ReadCount::default());
     loop {
         if looked.elapsed() > LOOK_EVERY {
             // on the connection that reads, so that the reader is never ahead of what it says
-            let standing = standing(&reader, &stream.name).await?;
+            let standing = standing(&mut reader, &stream.name).await?;
             stream.feed.lock().position().expect(standing);
             looked = Instant::now();
         }
-        let entries = fetch(&reader, &stream, &mut count, Some(READ_BLOCK)).await?;
+        let entries = fetch(&mut reader, &stream, &mut count, Some(READ_BLOCK)).await?;
         let Some(shared) = shared.upgrade() else { return Ok(()) };
         if let Some((last, _)) = entries.last() {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -465,20 +476,22 @@ async fn read(shared: Weak<Shared>, reader: Connection, stream: Arc<Stream>) -> 
 }
 
 /// Stores own messages, in order.
-async fn store(shared: Weak<Shared>, link: SharedLink, stream: Arc<Stream>) -> Result<(), Error> {
-    let writer = link.writer(&stream.name)?;
+async fn store(shared: Weak<Shared>, mut writer: Lane, stream: Arc<Stream>) -> Result<(), Error> {
     loop {
         let batch = stream.feed.lock().take_batch(STORE_BATCH);
         if batch.is_empty() {
-            stream.to_store.notified().await;
-            continue;
+            tokio::select! {
+                biased;
+                () = stream.to_store.notified() => continue,
+                error = writer.ended() => return Err(error),
+            }
         }
         let Some(strong) = shared.upgrade() else { return Ok(()) };
         let max_len = strong.config.max_len;
         let metrics = strong.metrics.clone();
         drop(strong);
         let numbers: Vec<u64> = batch.iter().map(|(number, _)| *number).collect();
-        match writer.ask(append(writer, &stream.name, max_len, batch)).await {
+        match append(&mut writer, &stream.name, max_len, batch).await {
             Ok(ids) => {
                 let mut feed = stream.feed.lock();
                 for (number, id) in numbers.iter().zip(ids) {
@@ -499,14 +512,16 @@ async fn store(shared: Weak<Shared>, link: SharedLink, stream: Arc<Stream>) -> R
 
 /// All or nothing, so that what is stored has no holes when Redis refuses a part.
 async fn append(
-    writer: &Connection,
+    writer: &mut Lane,
     stream: &str,
     max_len: u64,
     batch: Vec<(u64, Fields)>,
 ) -> Result<Vec<StreamId>, Error> {
     let entries = batch.into_iter().map(|(_, fields)| fields).collect();
-    let ids = writer.append(stream, max_len, entries).await?;
-    ids.iter().map(|id| id.parse().map_err(|_| malformed())).collect()
+    let Value::Array(ids) = writer.append(stream, max_len, entries).await? else {
+        return Err(malformed());
+    };
+    ids.iter().map(|id| entry_id(id).ok_or_else(malformed)).collect()
 }
 
 /// Did Redis say no, while the connection is fine? (A replica that refuses writes is the wrong server.)
@@ -556,7 +571,7 @@ mod tests {
     use super::*;
 
     fn entries(count: usize, bytes: usize) -> Vec<RawEntry> {
-        let fields = HashMap::from([("data".to_owned(), Bytes::from(vec![0; bytes]))]);
+        let fields = RawFields(vec![("data".into(), Bytes::from(vec![0; bytes]))]);
         vec![(StreamId::default(), fields); count]
     }
 

@@ -32,7 +32,7 @@ use crate::engine::packet::Str;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Field and value pairs of one entry.
-pub(super) type Fields = Vec<(&'static str, String)>;
+pub(super) type Fields = Vec<(&'static str, Str)>;
 
 /// An own message on its way.
 #[derive(Debug)]
@@ -93,6 +93,8 @@ pub(super) struct Feed {
     catching_up: bool,
     /// Own messages that Redis had confirmed and dropped before they were read; see [`Feed::take_lost`].
     lost: Vec<Late>,
+    /// When somebody comes and asks for what is overdue.
+    watched: Option<Instant>,
 }
 
 impl Feed {
@@ -106,6 +108,7 @@ impl Feed {
             position: Position::new(cursor),
             catching_up: false,
             lost: Vec::new(),
+            watched: None,
         }
     }
 
@@ -151,7 +154,7 @@ impl Feed {
             return Err(BusFull);
         }
         self.next_number += 1;
-        fields.push(("q", self.next_number.to_string()));
+        fields.push(("q", self.next_number.to_string().into()));
         self.bytes += bytes;
         self.items.push_back(Item {
             number: self.next_number,
@@ -294,14 +297,17 @@ impl Feed {
         .collect()
     }
 
-    /// When [`Feed::overdue`] has something to say next.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.items.get(self.first_undelivered()).map(|item| item.due)
+    /// When [`Feed::overdue`] has something to say next; who asks comes back then.
+    pub(super) fn next_due(&mut self) -> Option<Instant> {
+        self.watched = self.items.get(self.first_undelivered()).map(|item| item.due);
+        self.watched
     }
 
-    /// Is the last message the one that [`Feed::next_due`] speaks of? Then nobody waits for it yet.
-    pub(super) fn next_is_last(&self) -> bool {
-        self.first_undelivered() + 1 == self.items.len()
+    /// Must who waits for [`Feed::next_due`] ask again, because of the last message? Messages come back long before
+    /// they are due, and waking somebody for each of them is a good part of what it costs.
+    pub(super) fn is_unwatched(&self) -> bool {
+        let last = self.items.back().filter(|item| !item.delivered);
+        last.is_some_and(|last| self.watched.is_none_or(|watched| last.due < watched))
     }
 
     /// The last message that was delivered without Redis, while the stream has not shown it; otherwise 0.
@@ -359,8 +365,13 @@ mod tests {
         let mut feed = Feed::new(id(0), MAX_BYTES);
         let now = Instant::now();
         for name in names {
-            feed.push(now + DEADLINE, "/".into(), message(name), vec![("data", (*name).into())])
-                .unwrap();
+            feed.push(
+                now + DEADLINE,
+                "/".into(),
+                message(name),
+                vec![("data", Str::copy_from_slice(name))],
+            )
+            .unwrap();
         }
         (feed, now)
     }
@@ -421,10 +432,10 @@ mod tests {
         let mut feed = Feed::new(id(0), 100 * BATCH_BYTES);
         for part in [2, 1, 3, 2] {
             let data = "x".repeat(part * BATCH_BYTES / 3);
-            feed.push(Instant::now(), "/".into(), message("x"), vec![("d", data)]).unwrap();
+            feed.push(Instant::now(), "/".into(), message("x"), vec![("d", data.into())]).unwrap();
         }
         let large = "x".repeat(2 * BATCH_BYTES);
-        feed.push(Instant::now(), "/".into(), message("x"), vec![("d", large)]).unwrap();
+        feed.push(Instant::now(), "/".into(), message("x"), vec![("d", large.into())]).unwrap();
         let mut next = || numbers(&feed.take_batch(10));
         assert_eq!([next(), next(), next(), next()], [vec![1], vec![2], vec![3], vec![4]]);
         assert_eq!((next(), next()), (vec![5], vec![]));
@@ -446,20 +457,29 @@ mod tests {
 
     /// Behind messages that still wait to be published, too.
     #[test]
-    fn the_first_message_that_may_become_late_is_announced() {
+    fn who_delivers_what_is_late_is_told_when_he_would_come_too_late_and_not_for_each_message() {
         let (mut feed, now) = feed(&["a", "b"]);
-        assert!(!feed.next_is_last(), "a is waited for");
-        feed.overdue(now + DEADLINE);
-        let mut push = |name: &'static str| {
-            feed.push(now + DEADLINE, "/".into(), message(name), Vec::new()).unwrap();
-            feed.next_is_last()
+        assert!(feed.is_unwatched());
+        assert_eq!(feed.next_due(), Some(now + DEADLINE));
+        assert!(!feed.is_unwatched());
+        let push = |feed: &mut Feed, name: &'static str, due: Instant| {
+            feed.push(due, "/".into(), message(name), Vec::new()).unwrap();
+            feed.is_unwatched()
         };
-        assert!(push("c"));
-        assert!(!push("d"));
-        assert!(feed.is_late(), "of a and b, whatever is new");
+        assert!(!push(&mut feed, "c", now + 2 * DEADLINE), "it is not the next");
+        assert!(push(&mut feed, "d", now), "the connection broke");
         feed.take_batch(10);
-        own(&mut feed, 1, 1);
-        own(&mut feed, 2, 2);
+        (1..=4).for_each(|number| drop(own(&mut feed, number, number)));
+        // a was waited for and is back: who comes for it finds e
+        assert!(!push(&mut feed, "e", now + 3 * DEADLINE));
+        assert!(feed.overdue(now + DEADLINE).is_empty());
+        assert_eq!(feed.next_due(), Some(now + 3 * DEADLINE));
+        assert_eq!(names(feed.overdue(now + 3 * DEADLINE)), ["e"]);
+        assert_eq!(feed.next_due(), None);
+        assert!(push(&mut feed, "f", now + 9 * DEADLINE), "behind e, which waits to be published");
+        assert!(feed.is_late(), "of e, whatever is new");
+        feed.take_batch(10);
+        own(&mut feed, 5, 5);
         assert!(!feed.is_late());
     }
 
@@ -541,13 +561,23 @@ mod tests {
     fn the_bound_holds_and_one_large_message_fits() {
         let mut feed = Feed::new(id(0), MAX_BYTES);
         let mut push = |bytes: usize| {
-            feed.push(Instant::now(), "/".into(), message("x"), vec![("d", "x".repeat(bytes - 1))])
+            feed.push(
+                Instant::now(),
+                "/".into(),
+                message("x"),
+                vec![("d", "x".repeat(bytes - 1).into())],
+            )
         };
         assert_eq!(push(5_000), Ok(()));
         assert_eq!(push(1), Err(BusFull));
         let mut feed = Feed::new(id(0), MAX_BYTES);
         let mut push = |bytes: usize| {
-            feed.push(Instant::now(), "/".into(), message("x"), vec![("d", "x".repeat(bytes - 1))])
+            feed.push(
+                Instant::now(),
+                "/".into(),
+                message("x"),
+                vec![("d", "x".repeat(bytes - 1).into())],
+            )
         };
         assert_eq!((push(500), push(500), push(1)), (Ok(()), Ok(()), Err(BusFull)));
     }

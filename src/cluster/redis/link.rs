@@ -22,9 +22,9 @@ use super::servers::Servers;
 /// A command that takes longer says that the connection is dead.
 pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(4);
 /// Until there is a connection.
-const TCP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the first commands on a new connection, together: four round trips.
-const SETUP_TIMEOUT: Duration = Duration::from_secs(8);
+pub(super) const SETUP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Messages of channels that may wait for us to look at them.
 const CHANNEL_CAPACITY: usize = 16 * 1024;
 /// How long a connection may take to say goodbye.
@@ -116,7 +116,7 @@ async fn listen_to(config: ClientConfig) -> Result<Connection<Channels>, Error> 
 }
 
 /// `task` ends with the connection.
-fn connection<C>(client: C, task: ConnectHandle) -> Connection<C> {
+pub(super) fn connection<C>(client: C, task: ConnectHandle) -> Connection<C> {
     let handle = task.abort_handle();
     // however the task ended, the connection has
     let ended = async move { drop(task.await) }.boxed().shared();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! publish ─▶ Feed (bounded, ordered) ─▶ publisher ─▶ XADD ─▶ stream ─▶ XREAD ─▶ reader ─▶ Feed::read ─▶ deliver
+//!                                      (`lane`: a connection of its own for each of the two, without `fred`)
 //! request ─▶ PUBLISH ─▶ other nodes ─▶ PUBLISH to our private channel ─▶ Requests ─▶ who asked
 //! ```
 //!
@@ -15,10 +16,12 @@ mod client;
 mod commands;
 mod epoch;
 mod feed;
+mod lane;
 mod link;
 mod past;
 mod position;
 mod requests;
+mod resp;
 mod servers;
 mod sessions;
 #[cfg(test)]
@@ -38,7 +41,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use self::access::Access;
 pub use self::client::Redis;
 use self::feed::{Feed, Late, Read};
-use self::past::{Delivered, NODE_CHARS, bytes_of, origin_of, remembered, remembered_message};
+use self::past::{Delivered, NODE_CHARS, RawFields, remembered, remembered_message};
 use self::requests::Requests;
 use self::sessions::Sessions;
 use super::history::{At, Early, Offset, Origin, Past, TailLimits, Way};
@@ -296,14 +299,14 @@ impl Log for RedisLog {
     fn publish(&self, message: Message) -> Result<(), EmitError> {
         let space = &self.space;
         let fields = wire::entry_fields(&space.uid, &space.nsp, &message)?;
-        let fields = fields.into_iter().map(|(name, value)| (name, String::from(value))).collect();
         let connected = self.shared.connected.load(Ordering::Acquire);
         // without Redis it is due at once
         let wait = if connected { self.shared.config.local_deadline } else { Duration::ZERO };
         let due = now() + wait;
         let mut feed = space.stream.feed.lock();
-        feed.push(due, space.nsp.clone(), message, fields).map_err(|_| EmitError::BusFull)?;
-        let watch = feed.next_is_last();
+        feed.push(due, space.nsp.clone(), message, fields.into())
+            .map_err(|_| EmitError::BusFull)?;
+        let watch = feed.is_unwatched();
         drop(feed);
         space.stream.to_store.notify_one();
         if watch {
@@ -402,15 +405,14 @@ impl Shared {
     }
 
     /// Applies one entry of a stream.
-    fn apply(&self, stream: &Stream, id: StreamId, fields: HashMap<String, bytes::Bytes>) {
-        let text = |name: &str| fields.get(name).and_then(|value| std::str::from_utf8(value).ok());
-        let uid = text("uid").unwrap_or_default().to_owned();
-        let number = text("q").and_then(|number| number.parse().ok());
+    fn apply(&self, stream: &Stream, id: StreamId, fields: RawFields) {
+        let uid = fields.text("uid").unwrap_or_default();
+        let number = fields.text("q").and_then(|number| number.parse().ok());
         let _delivery = stream.delivery.lock();
         let own = uid.starts_with(self.node.as_str());
         let (read, offset) = {
             let mut feed = stream.feed.lock();
-            let read = feed.read(id, &uid, own, number);
+            let read = feed.read(id, uid, own, number);
             if feed.position().has_gap() {
                 stream.delivered.restart(id.before()); // before anybody is recovered over it
             }
@@ -436,9 +438,9 @@ impl Shared {
         remembered_message(offset.id, origin, &late.nsp, &late.message)
     }
 
-    fn apply_foreign(&self, offset: Offset, fields: HashMap<String, bytes::Bytes>) -> Option<Past> {
-        let (origin, bytes) = (origin_of(&fields), bytes_of(&fields));
-        let entry = match Entry::parse(fields) {
+    fn apply_foreign(&self, offset: Offset, fields: RawFields) -> Option<Past> {
+        let (origin, bytes) = (fields.origin(), fields.footprint());
+        let entry = match Entry::parse(fields.0) {
             Ok(Some(entry)) => entry,
             Ok(None) => return None,
             Err(error) => {

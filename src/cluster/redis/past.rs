@@ -101,14 +101,14 @@ impl Delivered {
     }
 
     /// What was in the stream when the node started. `start`: nothing is missing behind it.
-    pub(super) fn fill(&self, start: StreamId, entries: Vec<(StreamId, HashMap<String, Bytes>)>) {
+    pub(super) fn fill(&self, start: StreamId, entries: Vec<(StreamId, RawFields)>) {
         let mut tail = self.tail.lock();
         let Some(tail) = &mut *tail else { return };
         tail.restart(start);
         // what a node has stored twice counts once, as for those who read it at the time
         let mut numbers: HashMap<Str, u64> = HashMap::new();
         for (id, fields) in entries {
-            let origin = origin_of(&fields);
+            let origin = fields.origin();
             if let Some(origin) = &origin {
                 let last = numbers.entry(origin.node.clone()).or_default();
                 if origin.number <= *last {
@@ -116,8 +116,8 @@ impl Delivered {
                 }
                 *last = origin.number;
             }
-            let bytes = bytes_of(&fields);
-            if let Ok(Some(entry)) = Entry::parse(fields)
+            let bytes = fields.footprint();
+            if let Ok(Some(entry)) = Entry::parse(fields.0)
                 && let Some(past) = remembered(id, origin, &entry, bytes)
             {
                 tail.push(past);
@@ -126,17 +126,34 @@ impl Delivered {
     }
 }
 
-/// Who has appended an entry, if that is a node of ours.
-pub(super) fn origin_of(fields: &HashMap<String, Bytes>) -> Option<Origin> {
-    let text = |name: &str| fields.get(name).and_then(|value| std::str::from_utf8(value).ok());
-    let uid = text("uid").filter(|uid| uid.len() == UID_CHARS)?;
-    let number = text("q")?.parse().ok()?;
-    Some(Origin { node: Str::copy_from_slice(uid.get(..NODE_CHARS)?), number })
-}
+/// An entry as it stands in a stream.
+#[derive(Clone)]
+pub(super) struct RawFields(pub(super) Vec<(Bytes, Bytes)>);
 
-pub(super) fn bytes_of(fields: &HashMap<String, Bytes>) -> usize {
-    const OVERHEAD: usize = 300; // of an entry that was read
-    OVERHEAD + fields.values().map(Bytes::len).sum::<usize>()
+impl RawFields {
+    /// The last field of this name, if it is text.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        let mut fields = self.0.iter().rev();
+        let (_, value) = fields.find(|(field, _)| field == name)?;
+        std::str::from_utf8(value).ok()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|(_, value)| value.len()).sum()
+    }
+
+    /// Who has appended it, if that is a node of ours.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        let uid = self.text("uid").filter(|uid| uid.len() == UID_CHARS)?;
+        let number = self.text("q")?.parse().ok()?;
+        Some(Origin { node: Str::copy_from_slice(uid.get(..NODE_CHARS)?), number })
+    }
+
+    /// What it takes to remember it.
+    pub(super) fn footprint(&self) -> usize {
+        const OVERHEAD: usize = 300; // of an entry that was read
+        OVERHEAD + self.bytes()
+    }
 }
 
 /// What is worth being remembered of an entry.

@@ -188,14 +188,14 @@ impl Entry {
         if !known.contains(&kind) && kind != kind::SERVER_SIDE_EMIT {
             return Ok(None);
         }
-        let (uid, nsp) = (text(uid)?, text(nsp)?);
+        let (uid, nsp) = (text(&uid)?, text(&nsp)?);
         checked_id(&uid)?;
         let data = data.ok_or(Malformed("an entry has no data"))?;
         if data.len() > MAX_LEN {
             return Err(Malformed("an entry is too large"));
         }
         let body = if data.starts_with(b"{") {
-            Body::from_json(kind, &text(data)?)?
+            Body::from_json(kind, &text(&data)?)?
         } else {
             let data = BASE64.decode(data).map_err(|_| Malformed("neither JSON nor base64"))?;
             Body::from_msgpack(kind, &data.into())?
@@ -242,9 +242,10 @@ impl Entry {
     }
 }
 
-fn text(bytes: Bytes) -> Result<Str, Malformed> {
-    let text = String::from_utf8(bytes.into()).map_err(|_| Malformed("text is no UTF-8"))?;
-    Ok(text.into())
+fn text(bytes: &Bytes) -> Result<Str, Malformed> {
+    // copied, since it may be kept, and the whole answer of Redis must not be kept with it
+    let text = std::str::from_utf8(bytes).map_err(|_| Malformed("text is no UTF-8"))?;
+    Ok(Str::copy_from_slice(text))
 }
 
 #[derive(Deserialize)]

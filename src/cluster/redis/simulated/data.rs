@@ -12,6 +12,7 @@ use super::super::feed::Fields;
 use super::super::sessions::{CHECK, REMOVE, STORE, TAKE};
 use super::{Answer, Command};
 use crate::cluster::wire::StreamId;
+use crate::engine::packet::Str;
 
 /// The wall clock when the simulation begins.
 const BORN_MS: u64 = 1_700_000_000_000;
@@ -52,7 +53,8 @@ fn text(id: StreamId) -> Value {
 }
 
 fn entry(id: StreamId, fields: &Fields) -> Value {
-    let fields = fields.iter().flat_map(|(name, value)| [Value::from(*name), value.clone().into()]);
+    let fields =
+        fields.iter().flat_map(|(name, value)| [Value::from(*name), value.as_str().into()]);
     Value::Array(vec![text(id), Value::Array(fields.collect())])
 }
 
@@ -107,7 +109,9 @@ impl Data {
             stream.last = id;
             stream.added += 1;
             ids.push(text(id));
-            let shown = |(name, value): &(&str, String)| ((*name).to_owned(), value.clone().into());
+            let shown = |(name, value): &(&str, Str)| {
+                ((*name).to_owned(), Bytes::copy_from_slice(value.as_bytes()))
+            };
             let shown = fields.iter().map(shown).collect();
             self.history.push(Stored { id, fields: shown, lost: false });
             stream.entries.push((id, fields));
