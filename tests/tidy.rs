@@ -196,6 +196,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "engine::packet",
             "engine::NodeTag",
             "socketio::packet",
+            "fanout::turn",
             "error",
             "config",
             "metrics",

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use fred::error::{Error, ErrorKind};
 use fred::types::client::ClientKillFilter;
 use fred::types::config::Server;
@@ -15,21 +14,19 @@ use tokio::time::Instant;
 
 use super::access::Access;
 use super::channels::{listen, post, subscribe};
+use super::entries::{RawEntry, ReadCount, entry_id, malformed, parse_entry, parse_read};
 use super::feed::Fields;
 use super::lane::Lane;
 use super::link::{Connection, Link, SharedLink, connect_to};
-use super::past::RawFields;
 use super::position::Standing;
 use super::servers::{self, Servers, Watch};
 use super::{Post, Shared, Start, Stream};
 use crate::cluster::wire::StreamId;
+use crate::fanout::turn;
 use crate::random::random;
 
 /// Entries stored in one transaction. There is one at a time, so this is what a slow Redis takes in a round trip.
 const STORE_BATCH: usize = 1024;
-/// Bytes that one read is to bring, and the entries that it may (Node's adapter: 100).
-const READ_BYTES: usize = 4 << 20;
-const READ_COUNTS: std::ops::RangeInclusive<usize> = 16..=4096;
 /// Entries read at a time when a node starts.
 const FILL_COUNT: u64 = 500;
 /// How long one read waits at Redis (Node's adapter: 5 s).
@@ -365,27 +362,9 @@ async fn fill(reader: &mut Lane, stream: &Stream, standing: Standing) -> Result<
     Ok(())
 }
 
-type RawEntry = (StreamId, RawFields);
-
-/// How many entries to ask for. Redis bounds a read by their number only, and they may be large.
-struct ReadCount(usize);
-
-impl Default for ReadCount {
-    fn default() -> Self {
-        Self(500)
-    }
-}
-
-impl ReadCount {
-    /// The next entries will be like these.
-    fn learn(&mut self, entries: &[RawEntry]) {
-        let all: usize = entries.iter().map(|(_, fields)| fields.bytes()).sum();
-        if let Some(each) = all.checked_div(entries.len()) {
-            let fitting = READ_BYTES / each.max(1);
-            self.0 = fitting.min(2 * self.0).clamp(*READ_COUNTS.start(), *READ_COUNTS.end());
-        }
-    }
-}
+/// Entries whose deliveries are written together: enough that a peer which gets them all gets one `write`, and
+/// few enough that the first does not wait for long.
+const TURN: usize = 16;
 
 async fn fetch(
     reader: &mut Lane,
@@ -398,55 +377,6 @@ async fn fetch(
     let entries = parse_read(reply)?;
     count.learn(&entries);
     Ok(entries)
-}
-
-/// `[[name, [[id, [field, value, ...]], ...]]]`, or a map of the same, or nil.
-fn parse_read(reply: Value) -> Result<Vec<RawEntry>, Error> {
-    let entries = match reply {
-        Value::Null => return Ok(Vec::new()),
-        Value::Array(mut streams) => match streams.pop() {
-            None => return Ok(Vec::new()),
-            Some(Value::Array(mut stream)) => stream.pop().unwrap_or(Value::Null),
-            Some(other) => other,
-        },
-        Value::Map(map) => map.inner().into_values().next().unwrap_or(Value::Null),
-        _ => return Err(malformed()),
-    };
-    let Value::Array(entries) = entries else { return Err(malformed()) };
-    entries.into_iter().map(parse_entry).collect()
-}
-
-/// Whatever a peer has written as fields: what is no text is not ours, and no reason to stop.
-fn parse_entry(entry: Value) -> Result<RawEntry, Error> {
-    let Value::Array(parts) = entry else { return Err(malformed()) };
-    let mut parts = parts.into_iter();
-    let id = parts.next().as_ref().and_then(entry_id);
-    let id: StreamId = id.ok_or_else(malformed)?;
-    let mut fields = Vec::new();
-    let mut field = |name: Option<Bytes>, value: Value| fields.extend(name.zip(value.into_bytes()));
-    match parts.next() {
-        Some(Value::Array(list)) => {
-            let mut list = list.into_iter();
-            while let (Some(name), Some(value)) = (list.next(), list.next()) {
-                field(name.into_bytes(), value);
-            }
-        }
-        Some(Value::Map(map)) => {
-            for (name, value) in map.inner() {
-                field(Some(name.into_bytes()), value);
-            }
-        }
-        _ => {} // deleted meanwhile
-    }
-    Ok((id, RawFields(fields)))
-}
-
-fn entry_id(value: &Value) -> Option<StreamId> {
-    value.as_str()?.parse().ok()
-}
-
-fn malformed() -> Error {
-    Error::new(ErrorKind::Protocol, "not the answer of XREAD")
 }
 
 /// Delivers what comes.
@@ -468,8 +398,13 @@ async fn read(shared: Weak<Shared>, mut reader: Lane, stream: Arc<Stream>) -> Re
         } else {
             stream.feed.lock().position().at_end();
         }
-        for (id, fields) in entries {
-            shared.apply(&stream, id, fields);
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            turn(|| {
+                for (id, fields) in entries.by_ref().take(TURN) {
+                    shared.apply(&stream, id, fields);
+                }
+            });
         }
         shared.count_gap(&stream);
     }
@@ -563,32 +498,5 @@ async fn measure(shared: Weak<Shared>) -> Result<(), Error> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let Some(shared) = shared.upgrade() else { return Ok(()) };
         shared.measure();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entries(count: usize, bytes: usize) -> Vec<RawEntry> {
-        let fields = RawFields(vec![("data".into(), Bytes::from(vec![0; bytes]))]);
-        vec![(StreamId::default(), fields); count]
-    }
-
-    #[test]
-    fn a_read_asks_for_many_small_entries_or_a_few_large_ones() {
-        let mut count = ReadCount::default();
-        for _ in 0..4 {
-            count.learn(&entries(count.0, 100));
-        }
-        assert_eq!(count.0, *READ_COUNTS.end());
-        count.learn(&entries(3, 100_000));
-        assert_eq!(count.0, READ_BYTES / 100_000);
-        count.learn(&entries(1, 10_000_000));
-        assert_eq!(count.0, *READ_COUNTS.start());
-        count.learn(&[]);
-        assert_eq!(count.0, *READ_COUNTS.start());
-        count.learn(&entries(16, 0));
-        assert_eq!(count.0, 32, "not at once");
     }
 }

@@ -14,6 +14,7 @@ mod access;
 mod channels;
 mod client;
 mod commands;
+mod entries;
 mod epoch;
 mod feed;
 mod lane;
