@@ -27,15 +27,17 @@
 //! | 4 | heartbeat, upgrade, close rules | `engine::session` |
 //! | 5 | text and attachments become a packet | `socketio::packet` |
 //! | 6 | which namespace, and is that allowed now? | `socketio::client` |
-//! | 7 | user code, in order, on a task of its own | `socketio::inbox`, `socketio::socket` |
+//! | 7 | user code, in order, at once until it waits, then on a task of its own | `socketio::inbox`, `socketio::socket` |
 //! | 8 | "to this room, except me" | `socketio::broadcast` |
 //! | 9 | the log that gives all nodes one order | `cluster` |
 //! | 10 | who is here? | `socketio::rooms` |
 //! | 11 | encoded once per framing, pushed into bounded queues | `fanout` |
-//! | 12 | the recipient's task drains its queue, bytes leave | `server::driver`, `transport` |
+//! | 12 | whoever pushed, or the recipient's task, drains the queue; bytes leave | `server::driver`, `transport` |
 //!
 //! Steps 10 to 12 are the same for local and remote broadcasts. Only `transport` and `server` touch the
 //! network (and `cluster::redis`, `jwt`, towards servers of ours).
+
+#![forbid(unsafe_code)]
 
 mod cluster;
 pub mod engine;

@@ -1,5 +1,6 @@
 //! The `quicket` service: configuration, build, bind, run, drain, exit code.
 
+mod allocator;
 mod app;
 
 use std::process::ExitCode;
@@ -8,11 +9,6 @@ use quicket::config::{Command, Config, LogFormat};
 use quicket::{ServeError, Server};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-
-/// Gives the system back what an attack, or a busy hour, made us take: glibc's allocator keeps nearly all of it
-/// (docs/siege.md has figures).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// BSD's `EX_USAGE`: the caller's mistake, not worth a restart.
 const EXIT_USAGE: u8 = 64;
@@ -39,7 +35,7 @@ fn main() -> ExitCode {
         Ok(limit) => tracing::debug!(?limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it was"),
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match allocator::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("quicket: cannot start: {error}");

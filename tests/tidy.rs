@@ -224,6 +224,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("fuzzing", &["cluster", "engine", "socketio", "transport"]),
     ("lib", &["engine"]),
     ("app", &[]),
+    ("allocator", &[]),
     ("main", &[]),
 ];
 
@@ -250,7 +251,7 @@ fn imports_form_a_tree() {
                     findings.add(source, at, what);
                 }
             }
-            let application = ["app", "main"].contains(&source.folder());
+            let application = ["allocator", "app", "main"].contains(&source.folder());
             if !application && line.contains("quicket::") && !line.contains('"') {
                 findings.add(source, at, "the library names itself crate");
             }

@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use super::door::Limit;
 use crate::config::LimitsConfig;
 
-/// What may come at once: this long's worth of the rate.
-const BURST: Duration = Duration::from_secs(1);
+/// Packets that may come at once: this long's worth of the rate.
+const PACKET_BURST: Duration = Duration::from_secs(1);
+/// Bytes likewise. Less, for each connection has it anew: whoever opens one after the other and fills it would keep
+/// the processors busy with nothing but bursts.
+const BYTE_BURST: Duration = Duration::from_millis(250);
 /// How much of that a pause gives back, so that reading does not stutter.
 const STRIDE: Duration = Duration::from_millis(50);
 
@@ -25,27 +28,29 @@ pub(crate) struct Allowance {
 #[derive(Debug)]
 struct Rate {
     per_second: u64,
+    burst: Duration,
     due: Instant,
 }
 
 impl Rate {
-    fn new(per_second: Option<usize>, now: Instant) -> Option<Self> {
-        per_second.map(|per_second| Self { per_second: per_second.max(1) as u64, due: now })
+    fn new(per_second: Option<usize>, burst: Duration, now: Instant) -> Option<Self> {
+        let per_second = per_second?.max(1) as u64;
+        Some(Self { per_second, burst, due: now })
     }
 
     /// The end of the pause that is needed after this.
     fn take(&mut self, now: Instant, amount: usize) -> Option<Instant> {
         let nanos = (amount as u64).saturating_mul(1_000_000_000) / self.per_second;
         self.due = self.due.max(now) + Duration::from_nanos(nanos);
-        (self.due > now + BURST).then(|| self.due - BURST + STRIDE)
+        (self.due > now + self.burst).then(|| self.due - self.burst + STRIDE)
     }
 }
 
 impl Allowance {
     pub(crate) fn new(limits: &LimitsConfig, now: Instant) -> Self {
         Self {
-            packets: Rate::new(limits.packet_rate, now),
-            bytes: Rate::new(limits.byte_rate, now),
+            packets: Rate::new(limits.packet_rate, PACKET_BURST, now),
+            bytes: Rate::new(limits.byte_rate, BYTE_BURST, now),
             paused_until: None,
         }
     }
@@ -110,12 +115,12 @@ mod tests {
     #[test]
     fn bytes_count_beside_packets_and_one_message_may_be_of_any_size() {
         let now = Instant::now();
-        let mut allowance = Allowance::new(&limits(Some(1_000), Some(1_000)), now);
-        assert_eq!(allowance.take(now, 1, 1_000), None);
+        let mut allowance = Allowance::new(&limits(Some(1_000), Some(4_000)), now);
+        assert_eq!(allowance.take(now, 1, 1_000), None, "a quarter of a second's worth");
         assert_eq!(allowance.take(now, 1, 1), Some(Limit::ByteRate));
         let mut large = Allowance::new(&limits(None, Some(1_000)), now);
         assert_eq!(large.take(now, 1, 3_000), Some(Limit::ByteRate));
-        assert_eq!(large.poll_timeout(), Some(now + Duration::from_secs(2) + STRIDE));
+        assert_eq!(large.poll_timeout(), Some(now + Duration::from_millis(2_750) + STRIDE));
     }
 
     #[test]
