@@ -27,7 +27,7 @@
 //! | 4 | heartbeat, upgrade, close rules | `engine::session` |
 //! | 5 | text and attachments become a packet | `socketio::packet` |
 //! | 6 | which namespace, and is that allowed now? | `socketio::client` |
-//! | 7 | user code, in order, at once until it waits, then on a task of its own | `socketio::inbox`, `socketio::socket` |
+//! | 7 | user code, in order: at once, on a task once it waits | `socketio::inbox`, `socketio::socket` |
 //! | 8 | "to this room, except me" | `socketio::broadcast` |
 //! | 9 | the log that gives all nodes one order | `cluster` |
 //! | 10 | who is here? | `socketio::rooms` |
