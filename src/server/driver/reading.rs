@@ -9,7 +9,7 @@ use crate::engine::session::Slot;
 use crate::error::LinkError;
 
 /// Frames read before other work gets its turn.
-const READ_BATCH: usize = 64;
+const READ_BATCH: usize = 16;
 /// Bytes likewise.
 const READ_BYTES: usize = 64 * 1024;
 
