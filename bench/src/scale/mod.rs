@@ -13,7 +13,7 @@ mod model;
 /// What things take: microseconds, but for `hop` (milliseconds) and memory (KiB).
 #[derive(Clone, Copy, Debug)]
 struct Costs {
-    /// A node takes an event from its client and writes it to Redis.
+    /// A node takes an event from its client, writes it to Redis, and delivers it to one client.
     publish: f64,
     /// A node reads an event that is for nobody here.
     skip: f64,
@@ -36,18 +36,18 @@ impl Costs {
             let found = results.own(workload, metric);
             found.with_context(|| format!("the results have no {metric} of {workload}"))
         };
-        let (skip, deliver) = (get("cluster-readers", "bystander")?, get("ws-fanout-20", "cpu")?);
+        let skip = get("cluster-readers", "bystander")?;
         Ok(Self {
-            // the publishing node reads the event, too, and delivers it to one client
-            publish: (get("cluster-readers", "node")? - skip - deliver).max(0.0),
+            // the publishing node reads the event, too
+            publish: get("cluster-readers", "node")? - skip,
             skip,
-            deliver,
+            deliver: get("ws-fanout-20", "cpu")?,
             append: get("cluster-readers", "append")?,
             reader: get("cluster-readers", "reader")?,
             hop: get("cluster-delay", "added_p50")?.max(0.0),
             client: get("ws-idle", "memory")?,
             handshake: get("ws-storm", "cpu")?,
-            room: get("ws-rooms", "room")?,
+            room: get("ws-room-memory", "room")?,
         })
     }
 }
@@ -107,9 +107,12 @@ fn more_of_one(out: &mut String, costs: &Costs) -> Result<()> {
         [publish, skip, deliver, append, reader, handshake].map(figure);
     let [client, room] = [client, room].map(figure);
     writeln!(out, "| client (WebSocket) | {client} KiB of its node, {handshake} µs once |")?;
-    writeln!(out, "| room | {room} KiB of each node that has members (rooms of 5) |")?;
+    writeln!(out, "| room of one more | {room} KiB of the node that has its member |")?;
     writeln!(out, "| receiver of an event | {deliver} µs of its node |")?;
-    writeln!(out, "| event | {publish} µs of the node it comes from, {append} µs of Redis |")?;
+    writeln!(
+        out,
+        "| event | {publish} µs of the node it comes from, a client there with it, {append} µs of Redis |"
+    )?;
     writeln!(
         out,
         "| node | for each event of the cluster {reader} µs of Redis and {skip} µs of its own, members \

@@ -18,7 +18,7 @@ const EVERY: f64 = 2.0;
 pub(crate) fn workloads(lab: &Lab) -> Vec<Workload> {
     let clients = lab.mode.pick(2_000, 10_000);
     let peers = vec![Peer::Quicket, Peer::Socketioxide, Peer::Node];
-    vec![Workload {
+    let rooms = Workload {
         id: "ws-rooms",
         title: format!("Small rooms: {clients} WebSocket clients in rooms of {ROOM_SIZE}"),
         about: format!("Every client sends 150 bytes to its room once in {EVERY} s."),
@@ -26,11 +26,41 @@ pub(crate) fn workloads(lab: &Lab) -> Vec<Workload> {
             Metric::new("cpu", "CPU for each delivery", "µs"),
             Metric::new("p50", "latency, median", "ms"),
             Metric::new("p99", "p99", "ms"),
-            Metric::new("room", "resident for each room that is made", "KiB"),
         ],
         peers,
         run: Box::new(move |lab, peer| run(lab, peer, clients)),
-    }]
+    };
+    let memory = Workload {
+        id: "ws-room-memory",
+        title: format!("Rooms: what {} of them take", OWN_ROOMS * MEMBERS),
+        about: format!(
+            "{MEMBERS} WebSocket clients join {OWN_ROOMS} rooms each, in which nobody else is."
+        ),
+        metrics: vec![Metric::new("room", "resident for each room", "KiB")],
+        peers: vec![Peer::Quicket, Peer::Socketioxide],
+        run: Box::new(memory),
+    };
+    vec![rooms, memory]
+}
+
+/// So many that the resident set shows them: a few hundred fit into what the clients have left free.
+const OWN_ROOMS: usize = 100;
+const MEMBERS: usize = 500;
+
+fn memory(lab: &Lab, peer: Peer) -> Result<(Sample, u64)> {
+    let server = lab.start(peer, None)?;
+    let mut fleet = Transport::Websocket.fleet()?;
+    let mut traffic = Traffic::new(Shape::SAY);
+    let clients = open_all(&mut *fleet, &[server.address], MEMBERS, AT_ONCE, &mut traffic)?;
+    let before = server.usage()?;
+    for room in 0..OWN_ROOMS {
+        let rooms = clients.iter().map(|who| (*who, format!("room {room} of {who}")));
+        enter(&mut *fleet, &mut traffic, "join", &rooms.collect::<Vec<_>>())?;
+    }
+    let count = clients.len() * OWN_ROOMS;
+    let resident = server.usage()?.resident.saturating_sub(before.resident);
+    let each = resident as f64 / 1024.0 / count as f64;
+    Ok((Sample::from([("room".into(), each)]), count as u64))
 }
 
 fn run(lab: &Lab, peer: Peer, clients: usize) -> Result<(Sample, u64)> {
@@ -39,9 +69,7 @@ fn run(lab: &Lab, peer: Peer, clients: usize) -> Result<(Sample, u64)> {
     let mut traffic = Traffic::new(Shape::SAY);
     let clients = open_all(&mut *fleet, &[server.address], clients, AT_ONCE, &mut traffic)?;
     let rooms = clients.iter().map(|who| (*who, format!("room {}", who / ROOM_SIZE)));
-    let bare = server.usage()?;
     enter(&mut *fleet, &mut traffic, "join", &rooms.collect::<Vec<_>>())?;
-    let roomed = server.usage()?;
     let groups: Vec<usize> = clients.chunks(ROOM_SIZE).map(|room| traffic.group(room)).collect();
     // one of each room after the other, so that a room's events are spread over time
     for seat in 0..ROOM_SIZE {
@@ -59,10 +87,6 @@ fn run(lab: &Lab, peer: Peer, clients: usize) -> Result<(Sample, u64)> {
         ("cpu".into(), micros_each(cpu, traffic.delivered)),
         ("p50".into(), traffic.latency(0.5)),
         ("p99".into(), traffic.latency(0.99)),
-        (
-            "room".into(),
-            roomed.resident.saturating_sub(bare.resident) as f64 / 1024.0 / groups.len() as f64,
-        ),
     ]);
     Ok((sample, traffic.delivered))
 }
