@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+mod crowd;
 mod engine;
 mod polling;
 mod tcp;
 mod websocket;
 mod webtransport;
 
+pub(crate) use crowd::Crowd;
 pub(crate) use tcp::TcpFleet;
 pub(crate) use webtransport::QuicFleet;
 
@@ -58,6 +60,7 @@ pub(crate) enum Event<'a> {
 }
 
 /// One Engine.IO message.
+#[derive(Clone)]
 pub(crate) enum Message {
     /// The text of a Socket.IO packet.
     Text(Vec<u8>),

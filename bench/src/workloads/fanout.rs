@@ -5,13 +5,15 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Sample, Workload, micros_each};
-use crate::fleet::{Transport, open_all};
+use crate::fleet::{Crowd, Fleet, Transport, open_all};
 use crate::lab::{Lab, Peer};
 use crate::report::Metric;
 use crate::traffic::{Shape, Traffic, paced, warm_up};
 
 /// Who draws, of all.
 const SENDERS: usize = 10;
+/// Whose latency is taken, the senders among them.
+const PROBES: usize = 50;
 /// Handshakes at a time, where they are not what is measured.
 pub(super) const AT_ONCE: usize = 64;
 
@@ -79,7 +81,10 @@ fn workload(id: &'static str, plan: Plan) -> Workload {
     Workload {
         id,
         title: format!("{name} fan-out: {clients} clients, {rate} events/s of {size}{kind}"),
-        about: format!("{SENDERS} of the clients send in turn, everyone else gets it."),
+        about: format!(
+            "{SENDERS} of the clients send in turn, everyone else gets it. Latency is that of {} clients.",
+            PROBES.min(clients)
+        ),
         metrics: vec![
             Metric::new("cpu", "CPU for each delivery", "µs"),
             Metric::new("p50", "latency, median", "ms"),
@@ -92,8 +97,9 @@ fn workload(id: &'static str, plan: Plan) -> Workload {
 
 fn run(lab: &Lab, peer: Peer, plan: &Plan) -> Result<(Sample, u64)> {
     let server = lab.start(peer, None)?;
-    let mut fleet = plan.transport.fleet()?;
-    let mut traffic = Traffic::new(plan.shape.clone());
+    let probe_every = (plan.clients / PROBES).max(1);
+    let mut fleet: Box<dyn Fleet> = Box::new(Crowd::new(plan.transport, probe_every)?);
+    let mut traffic = Traffic::new(plan.shape.clone()).timed_at_every(probe_every);
     let servers = [server.address];
     let clients = open_all(&mut *fleet, &servers, plan.clients, AT_ONCE, &mut traffic)?;
     let group = traffic.group(&clients);
