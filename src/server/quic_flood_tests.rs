@@ -10,6 +10,30 @@ fn pressed(max_pending_handshakes: usize, upgrade_timeout: Duration) -> Echo {
     Echo::on(config, None)
 }
 
+/// A client that says something, and hears nothing.
+struct Lonely {
+    _endpoint: quinn::Endpoint,
+    _connecting: quinn::Connecting,
+    /// Towards the server: what the client says first comes through here, and nothing else in either direction.
+    server: tokio::net::UdpSocket,
+    first: Vec<u8>,
+}
+
+impl Lonely {
+    async fn begin(echo: &Echo) -> Self {
+        let relay = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        server.connect(echo.quic.local_addr().unwrap()).await.unwrap();
+        let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        endpoint.set_default_client_config(client_config(echo).quic_config().clone());
+        let connecting = endpoint.connect(relay.local_addr().unwrap(), "localhost").unwrap();
+        let mut first = vec![0; 4096];
+        let sent = tokio::time::timeout(SOON, relay.recv(&mut first)).await.unwrap().unwrap();
+        first.truncate(sent);
+        Self { _endpoint: endpoint, _connecting: connecting, server, first }
+    }
+}
+
 #[tokio::test]
 async fn above_the_threshold_a_client_proves_its_address_and_far_above_it_is_refused() {
     let echo = pressed(1, SOON * 4);
@@ -38,16 +62,10 @@ async fn above_the_threshold_a_client_proves_its_address_and_far_above_it_is_ref
 async fn a_handshake_counts_until_nothing_is_left_of_it() {
     let echo = pressed(1000, SHORT);
     let pending = || echo.quic.pending.0.lock().all;
-    let relay = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    server.connect(echo.quic.local_addr().unwrap()).await.unwrap();
-    let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    endpoint.set_default_client_config(client_config(&echo).quic_config().clone());
-    let _connecting = endpoint.connect(relay.local_addr().unwrap(), "localhost").unwrap();
+    let Lonely { server, first, .. } = Lonely::begin(&echo).await;
     let mut buffer = [0; 4096];
-    let sent = tokio::time::timeout(SOON, relay.recv(&mut buffer)).await.unwrap().unwrap();
     let begun = std::time::Instant::now();
-    server.send(&buffer[..sent]).await.unwrap();
+    server.send(&first).await.unwrap();
     // what comes behind the deadline says that the server has given up
     while begun.elapsed() < SHORT {
         tokio::time::timeout(SOON, server.recv(&mut buffer)).await.unwrap().unwrap();
@@ -76,16 +94,9 @@ async fn a_handshake_counts_until_nothing_is_left_of_it() {
 #[tokio::test]
 async fn an_address_that_is_not_proven_gets_three_times_its_bytes_at_most() {
     let echo = pressed(1000, Duration::from_secs(3));
-    // between the two: what the client says first comes through, and nothing else in either direction
-    let relay = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    server.connect(echo.quic.local_addr().unwrap()).await.unwrap();
-    let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    endpoint.set_default_client_config(client_config(&echo).quic_config().clone());
-    let _connecting = endpoint.connect(relay.local_addr().unwrap(), "localhost").unwrap();
-    let mut buffer = [0; 4096];
-    let sent = tokio::time::timeout(SOON, relay.recv(&mut buffer)).await.unwrap().unwrap();
-    server.send(&buffer[..sent]).await.unwrap();
+    let Lonely { server, first, .. } = Lonely::begin(&echo).await;
+    let (sent, mut buffer) = (first.len(), [0; 4096]);
+    server.send(&first).await.unwrap();
     let (mut received, mut datagrams) = (0, 0);
     let until = async {
         // the handshake's deadline ends it

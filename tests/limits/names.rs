@@ -6,7 +6,11 @@ use quicket::{ConnectError, Socket, TransportKind};
 use super::support::socketio::{TestServer, config};
 use super::support::{eventually, on_every_transport};
 
-on_every_transport!(names_of_events_and_namespaces_have_a_longest_length, rooms_are_limited);
+on_every_transport!(
+    names_of_events_and_namespaces_have_a_longest_length,
+    payloads_have_a_depth,
+    rooms_are_limited,
+);
 
 const MAX_NAME: usize = 100;
 
@@ -49,6 +53,26 @@ async fn names_of_events_and_namespaces_have_a_longest_length(kind: TransportKin
         client.ends_properly(1000).await;
         server.until_metric(r#"peer_misbehaved_total{rule="name_too_long"}"#, broken + 1).await;
     }
+}
+
+/// Brackets within brackets cost their reader stack, wherever he parses them.
+async fn payloads_have_a_depth(kind: TransportKind) {
+    let mut config = limited();
+    config.socketio.max_depth = 4;
+    let server = TestServer::start(config, |server| {
+        server.of("/").on_connect(|socket| async move {
+            socket.on_any(|socket: Socket, _| async move { socket.emit("seen", &()).await });
+        });
+    })
+    .await;
+    // the packet's own array is the first of them
+    let nested = |depth: usize| format!(r#"42["e",{}{}]"#, "[".repeat(depth), "]".repeat(depth));
+    let (mut client, _) = server.joined(kind).await;
+    client.send(&nested(3)).await;
+    assert!(client.recv_text().await.starts_with(r#"42["seen""#));
+    client.send(&nested(4)).await;
+    client.ends_properly(1000).await;
+    server.until_metric(r#"peer_misbehaved_total{rule="invalid_payload"}"#, 1).await;
 }
 
 fn rooms(socket: &Socket) -> Vec<String> {
