@@ -172,6 +172,12 @@ impl Metrics {
         self.sessions[on].inc();
     }
 
+    /// So many packets went out on this transport, with so many bytes in all.
+    pub(crate) fn sent(&self, on: TransportKind, packets: usize, bytes: usize) {
+        self.packets_sent[on].inc_by(packets as u64);
+        self.bytes_sent[on].inc_by(bytes as u64);
+    }
+
     /// An open session, now on this transport, ended.
     pub(crate) fn session_closed(&self, on: TransportKind, reason: CloseReason) {
         self.sessions_closed[reason].inc();

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 pub(crate) use self::encoded::Encoded;
-pub(crate) use self::line::Line;
+pub(crate) use self::line::{Line, MAX_MESSAGES};
 pub use self::outbox::SlowReader;
 pub(crate) use self::outbox::{Outbox, Verdict};
 pub(crate) use self::turn::turn;

@@ -1,6 +1,6 @@
 //! Who writes when: the turn that pushed, or the session's task.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
@@ -17,9 +17,13 @@ struct Pipe {
 }
 
 impl Line for Pipe {
-    fn try_write(&self, frames: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn framed<'a>(&self, message: &'a Encoded) -> &'a Bytes {
+        message.websocket()
+    }
+
+    fn try_write(&self, messages: &[&Bytes]) -> io::Result<usize> {
         self.writes.fetch_add(1, Ordering::Relaxed);
-        let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.to_vec()).collect();
+        let bytes: Vec<u8> = messages.iter().flat_map(|message| message.to_vec()).collect();
         let taken = bytes.len().min(self.room.load(Ordering::Relaxed));
         if taken == 0 {
             return Err(io::ErrorKind::WouldBlock.into());

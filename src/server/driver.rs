@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use super::direct::Direct;
+use super::direct;
 use super::limits::Place;
 use super::registry::{Command, Registry, SessionHandle};
 use super::upper::Upper;
@@ -339,8 +339,7 @@ impl Driver {
                     break;
                 };
                 let frame = packet.encode();
-                self.metrics.packets_sent[kind].inc();
-                self.metrics.bytes_sent[kind].inc_by(frame.len() as u64);
+                self.metrics.sent(kind, 1, frame.len());
                 self.link.queue_frame(&frame)?;
             }
             // what is pushed from now on wakes the task again
@@ -348,8 +347,7 @@ impl Driver {
             while more && self.link.is_writable() {
                 more = self.handle.mailbox.take(WRITE_BATCH, &mut self.batch);
                 for message in self.batch.drain(..) {
-                    self.metrics.packets_sent[kind].inc_by(message.frames().len() as u64);
-                    self.metrics.bytes_sent[kind].inc_by(message.payload_bytes() as u64);
+                    self.metrics.sent(kind, message.frames().len(), message.payload_bytes());
                     self.link.queue(&message)?;
                 }
             }
@@ -410,9 +408,7 @@ impl Driver {
 
     /// Lets others write to the link.
     fn share(&self) {
-        let line =
-            self.link.shared().map(|io| Direct { io: io.clone(), metrics: self.metrics.clone() });
-        self.handle.mailbox.set_line(line.map(|line| Arc::new(line) as _));
+        self.handle.mailbox.set_line(direct::line(&self.link, &self.metrics));
     }
 
     fn arm(&mut self, cx: &mut Context<'_>) -> Poll<()> {

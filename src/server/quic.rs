@@ -23,6 +23,7 @@ use crate::engine::handshake::{FirstPacket, HandshakeError};
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
 use crate::transport::http as wire;
+use crate::transport::webtransport::carrier::Carrier;
 use crate::transport::webtransport::session::Request;
 use crate::transport::{Link, WebTransport};
 
@@ -242,10 +243,10 @@ async fn serve(core: Arc<Core>, slot: Slot, incoming: Incoming) {
     let deadline = tokio::time::Instant::now() + core.config.engine.upgrade_timeout;
     let slot = Arc::new(slot);
     let session = async {
-        let connecting = keeping(slot.clone(), || incoming.accept());
+        let (connecting, carrier) = keeping(slot.clone(), || incoming.accept());
         let connection = connecting.map_err(|error| error.to_string())?;
         let connection = connection.await.map_err(|error| error.to_string())?;
-        accept(&core, connection).await
+        accept(&core, connection, carrier).await
     };
     match tokio::time::timeout_at(deadline, session).await {
         Ok(Ok(())) => slot.release(),
@@ -254,7 +255,11 @@ async fn serve(core: Arc<Core>, slot: Slot, incoming: Incoming) {
     }
 }
 
-async fn accept(core: &Core, connection: quinn::Connection) -> Result<(), String> {
+async fn accept(
+    core: &Core,
+    connection: quinn::Connection,
+    carrier: Option<Arc<Carrier>>,
+) -> Result<(), String> {
     let peer = to_canonical(connection.remote_address());
     let request = Request::read(connection).await.map_err(|error| error.to_string())?;
     let trusted = &core.config.limits.trusted_proxies;
@@ -277,7 +282,7 @@ async fn accept(core: &Core, connection: quinn::Connection) -> Result<(), String
     let draft = handshake.header("sec-webtransport-http3-draft02").is_some();
     let echo = draft.then_some(("sec-webtransport-http3-draft", "draft02"));
     let (session, stream) = request.accept(echo).await.map_err(|error| error.to_string())?;
-    let mut link = WebTransport::new(session, stream, core.config.engine.max_payload);
+    let mut link = WebTransport::new(session, stream, carrier, core.config.engine.max_payload);
     let first = poll_fn(|cx| link.poll_read(cx)).await.map_err(|error| broken(core, error))?;
     let first = first.ok_or("closed before its first packet")?;
     let link = Link::WebTransport(Box::new(link));

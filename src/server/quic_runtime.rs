@@ -1,13 +1,14 @@
-//! What quinn asks of its surroundings: tokio's, with two differences.
+//! What quinn asks of its surroundings: tokio's, with three differences.
 //!
 //! - A connection's task can be given something to keep ([`keeping`]). quinn remembers a connection that has
 //!   failed, or that we have closed, for three probe timeouts more (RFC 9000 10.2), and this is the only way
 //!   to learn when it has let go.
+//! - What that task does can be done by others, too ([`Carrier`]).
 //! - Whether the socket can be written to is one flag for all connections, and not a boxed future for each,
 //!   made anew for each packet.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
@@ -21,15 +22,25 @@ use std::time::Instant;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 
+use crate::transport::webtransport::carrier::Carrier;
+
 tokio::task_local! {
     /// What the next task that quinn starts is to keep.
     static KEPT: Cell<Option<Box<dyn Any + Send>>>;
+    /// That task's work.
+    static STARTED: RefCell<Option<Arc<Carrier>>>;
 }
 
-/// Runs `start`, which makes quinn start one task; that keeps `kept` until it ends. If none is started, `kept`
-/// is dropped at once.
-pub(super) fn keeping<T>(kept: impl Any + Send, start: impl FnOnce() -> T) -> T {
-    KEPT.sync_scope(Cell::new(Some(Box::new(kept))), start)
+/// Runs `start`, which makes quinn start one task; that keeps `kept` until it ends. Gives that task's work, too.
+/// If none is started, `kept` is dropped at once.
+pub(super) fn keeping<T>(
+    kept: impl Any + Send,
+    start: impl FnOnce() -> T,
+) -> (T, Option<Arc<Carrier>>) {
+    STARTED.sync_scope(RefCell::default(), || {
+        let started = KEPT.sync_scope(Cell::new(Some(Box::new(kept))), start);
+        (started, STARTED.with(RefCell::take))
+    })
 }
 
 /// Tokio, for an endpoint.
@@ -45,10 +56,15 @@ impl Runtime for QuicRuntime {
         let kept = KEPT.try_with(Cell::take).ok().flatten();
         match kept {
             None => tokio::spawn(future),
-            Some(kept) => tokio::spawn(async move {
-                future.await;
-                drop(kept);
-            }),
+            Some(kept) => {
+                let carrier = Carrier::new(future);
+                let task = carrier.task();
+                STARTED.with(|started| started.replace(Some(carrier)));
+                tokio::spawn(async move {
+                    task.await;
+                    drop(kept);
+                })
+            }
         };
     }
 

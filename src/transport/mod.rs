@@ -23,10 +23,18 @@ use crate::fanout::Encoded;
 pub(crate) use self::http::Upgraded;
 pub(crate) use self::polling::Polling;
 pub(crate) use self::websocket::WebSocket;
+use self::webtransport::Outlet;
 pub(crate) use self::webtransport::WebTransport;
 
 /// Bytes that a streaming link takes before the rest waits in the outbox, where it is counted.
 const WRITE_AHEAD: usize = 64 * 1024;
+
+/// Where a link's bytes go out.
+#[derive(Debug)]
+pub(crate) enum Shared<'a> {
+    Tcp(&'a Arc<OwnedWriteHalf>),
+    Quic(&'a Arc<Outlet>),
+}
 
 /// One connection of one transport.
 ///
@@ -114,23 +122,30 @@ impl Link {
         Ok(())
     }
 
-    /// The stream on which frames may be written past this link, while nothing is queued in it.
-    pub(crate) fn shared(&self) -> Option<&Arc<OwnedWriteHalf>> {
+    /// What frames may be written to past this link, while nothing is queued in it.
+    pub(crate) fn shared(&self) -> Option<Shared<'_>> {
         match self {
-            Self::WebSocket(link) if !link.is_deflate() => link.stream().shared(),
+            Self::WebSocket(link) if !link.is_deflate() => link.stream().shared().map(Shared::Tcp),
+            Self::WebTransport(link) => Some(Shared::Quic(link.outlet())),
             _ => None,
         }
     }
 
     /// Is nothing queued in the link itself?
     pub(crate) fn is_drained(&self) -> bool {
-        matches!(self, Self::WebSocket(link) if link.queued_bytes() == 0)
+        match self {
+            Self::Polling(_) => false,
+            Self::WebSocket(link) => link.queued_bytes() == 0,
+            Self::WebTransport(link) => link.queued_bytes() == 0,
+        }
     }
 
     /// The rest of what was written past the link in part.
     pub(crate) fn go_on(&mut self, rest: Bytes) {
-        if let Self::WebSocket(link) = self {
-            link.go_on(rest);
+        match self {
+            Self::Polling(_) => {}
+            Self::WebSocket(link) => link.go_on(rest),
+            Self::WebTransport(link) => link.queue_framed(rest),
         }
     }
 

@@ -3,9 +3,11 @@
 //! engine.io-client opens exactly one bidirectional stream and says everything on it. The end of the
 //! stream, of the session or of the QUIC connection is the end of the link, at once.
 
+pub(crate) mod carrier;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod h3;
+mod outlet;
 pub(crate) mod session;
 mod wake;
 
@@ -14,12 +16,15 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use quinn::{ReadError, RecvStream, SendStream};
 
+use self::carrier::Carrier;
+pub(crate) use self::outlet::Outlet;
 use self::session::{Session, SessionError, is_session_gone};
 use self::wake::News;
 use crate::engine::framing::{LengthPrefixed, put_length_prefixed};
@@ -33,6 +38,7 @@ const READ_CHUNK: usize = 64 * 1024;
 pub(crate) struct WebTransport {
     session: Session,
     receive: RecvStream,
+    outlet: Arc<Outlet>,
     send: SendState,
     decoder: LengthPrefixed,
     /// From the stream or the session. Who only writes asks neither.
@@ -42,9 +48,9 @@ pub(crate) struct WebTransport {
 }
 
 enum SendState {
-    Open(SendStream),
+    Open,
     /// Close with this code when the queue is empty.
-    Closing(SendStream, u16),
+    Closing(u16),
     /// The peer is being waited for to have read everything: closing QUIC discards what it has not.
     Ending(BoxFuture<'static, ()>),
     Done,
@@ -57,16 +63,18 @@ impl fmt::Debug for WebTransport {
 }
 
 impl WebTransport {
-    /// `max_payload`: longest frame that is accepted, in bytes.
+    /// `max_payload`: longest frame that is accepted, in bytes. `carrier`: the connection's.
     pub(crate) fn new(
         session: Session,
         (send, receive): (SendStream, RecvStream),
+        carrier: Option<Arc<Carrier>>,
         max_payload: usize,
     ) -> Self {
         Self {
             session,
             receive,
-            send: SendState::Open(send),
+            outlet: Arc::new(Outlet::new(send, carrier)),
+            send: SendState::Open,
             decoder: LengthPrefixed::new(max_payload),
             news: News::default(),
             queue: VecDeque::new(),
@@ -132,7 +140,7 @@ impl WebTransport {
 
     /// Queues frames that are framed already; their bytes are shared, not copied.
     pub(crate) fn queue_framed(&mut self, frames: Bytes) {
-        if matches!(self.send, SendState::Open(_)) && !frames.is_empty() {
+        if matches!(self.send, SendState::Open) && !frames.is_empty() {
             self.queued += frames.len();
             self.queue.push_back(frames);
         }
@@ -142,15 +150,17 @@ impl WebTransport {
         self.queued
     }
 
+    /// What else may be written to while nothing is queued.
+    pub(crate) fn outlet(&self) -> &Arc<Outlet> {
+        &self.outlet
+    }
+
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        let (SendState::Open(stream) | SendState::Closing(stream, _)) = &mut self.send else {
+        if !matches!(self.send, SendState::Open | SendState::Closing(_)) {
             return Poll::Ready(Ok(()));
-        };
+        }
         while !self.queue.is_empty() {
-            // QUIC shares the bytes; this future keeps nothing between polls
-            let chunks = self.queue.make_contiguous();
-            let written = ready!(pin!(stream.write_chunks(chunks)).poll(cx));
-            let written = written.map_err(io::Error::from)?;
+            let written = ready!(self.outlet.poll_write(cx, self.queue.make_contiguous()))?;
             self.queued -= written.bytes;
             self.queue.drain(..written.chunks);
         }
@@ -163,20 +173,19 @@ impl WebTransport {
     /// Ends the session with this code after what is queued.
     pub(crate) fn close(&mut self, code: u16) {
         self.send = match std::mem::replace(&mut self.send, SendState::Done) {
-            SendState::Open(stream) => SendState::Closing(stream, code),
+            SendState::Open => SendState::Closing(code),
             other => other,
         };
     }
 
     pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let SendState::Closing(..) = self.send {
+        if let SendState::Closing(code) = self.send {
             // an error means that there is nobody to tell any more
             let _ = ready!(self.poll_flush(cx));
-            if let SendState::Closing(stream, code) =
-                std::mem::replace(&mut self.send, SendState::Done)
-            {
-                self.send = SendState::Ending(self.session.end(stream, code));
-            }
+            self.send = match self.outlet.take() {
+                Some(stream) => SendState::Ending(self.session.end(stream, code)),
+                None => SendState::Done,
+            };
         }
         if let SendState::Ending(ending) = &mut self.send {
             ready!(ending.as_mut().poll(cx));
