@@ -68,13 +68,21 @@ async fn census(shared: Weak<Shared>, link: SharedLink, space: Arc<Space>, id: S
         // an error is the end of the epoch, and of its requests with it
         let channel = &space.channels.public;
         let Ok(count) = link.subscribers(channel).await else { return };
+        let is_gone = async |uid: &str| {
+            let node = wire::channels(&shared.config.channel_prefix, &space.nsp, uid);
+            matches!(link.subscribers(&node.private).await, Ok(0))
+        };
         for uid in shared.requests.debtors(&id) {
-            let debtor = wire::channels(&shared.config.channel_prefix, &space.nsp, &uid);
-            if let Ok(0) = link.subscribers(&debtor.private).await {
+            if is_gone(&uid).await {
                 shared.requests.forget(&id, &uid);
             }
         }
-        if !shared.requests.limit(&id, count.saturating_sub(1)) {
+        let mut silent = count.saturating_sub(1);
+        // who has answered and is still there is none of those that are waited for
+        for uid in shared.requests.answered_of_fewer(&id, silent) {
+            silent = silent.saturating_sub(usize::from(!is_gone(&uid).await));
+        }
+        if !shared.requests.limit(&id, silent) {
             return;
         }
     }

@@ -1,6 +1,6 @@
 //! Questions to the other nodes that wait for their answers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -11,8 +11,12 @@ use crate::cluster::message::Reply;
 #[derive(Debug)]
 struct Waiting {
     replies: mpsc::UnboundedSender<Reply>,
+    /// Nodes that were there when it was sent.
+    asked: usize,
     /// Nodes that have not answered.
     nodes: usize,
+    /// The uids of those that have.
+    answered: HashSet<String>,
     /// By the uid of the node: acknowledgements that were announced and have not come, or, below zero, that
     /// came before their number did. In a Redis Cluster a node's answers go through whichever server
     /// the client takes for each `PUBLISH`, so that they overtake each other.
@@ -22,6 +26,11 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn has_answered(&mut self, uid: &str) {
+        self.nodes = self.nodes.saturating_sub(1);
+        self.answered.insert(uid.to_owned());
+    }
+
     fn is_done(&self) -> bool {
         self.nodes == 0 && self.acks.values().all(|owed| *owed <= 0)
     }
@@ -40,7 +49,8 @@ impl Requests {
         nodes: usize,
         counts_acks: bool,
     ) {
-        let waiting = Waiting { replies, nodes, acks: HashMap::new(), counts_acks };
+        let (answered, acks) = (HashSet::new(), HashMap::new());
+        let waiting = Waiting { replies, asked: nodes, nodes, answered, acks, counts_acks };
         if !waiting.is_done() {
             self.0.lock().insert(id, waiting);
         }
@@ -52,13 +62,13 @@ impl Requests {
         let Some(waiting) = requests.get_mut(id) else { return };
         match &reply {
             Reply::ClientCount(count) if waiting.counts_acks => {
-                waiting.nodes = waiting.nodes.saturating_sub(1);
+                waiting.has_answered(uid);
                 *waiting.acks.entry(uid.to_owned()).or_default() += count.cast_signed();
             }
             Reply::Ack(_) if waiting.counts_acks => {
                 *waiting.acks.entry(uid.to_owned()).or_default() -= 1;
             }
-            _ => waiting.nodes = waiting.nodes.saturating_sub(1),
+            _ => waiting.has_answered(uid),
         }
         let gone = waiting.replies.send(reply).is_err();
         if gone || waiting.is_done() {
@@ -66,8 +76,16 @@ impl Requests {
         }
     }
 
-    /// So many nodes are left in the cluster: there cannot be more answers than that. `false`: the request
-    /// is over.
+    /// Who has answered, if some of the nodes that were asked are gone: `others` are left. Those that have answered
+    /// may be among the ones that are gone, or among the ones that are left.
+    pub(super) fn answered_of_fewer(&self, id: &str, others: usize) -> Vec<String> {
+        let requests = self.0.lock();
+        let fewer = requests.get(id).filter(|waiting| others < waiting.asked);
+        fewer.map_or_else(Vec::new, |waiting| waiting.answered.iter().cloned().collect())
+    }
+
+    /// So many nodes are left that have not answered: there cannot be more answers than that. `false`: the
+    /// request is over.
     pub(super) fn limit(&self, id: &str, nodes: usize) -> bool {
         let mut requests = self.0.lock();
         let Some(waiting) = requests.get_mut(id) else { return false };
@@ -196,6 +214,16 @@ mod tests {
         assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
         assert!(matches!(receiver.try_recv(), Ok(Reply::Missing(1))));
         assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn who_has_answered_matters_when_there_are_fewer_nodes_than_were_asked() {
+        let requests = Requests::default();
+        let _receiver = begin(&requests, 3, false);
+        requests.answer("r", "a", Reply::Sockets(Vec::new()));
+        assert_eq!(requests.answered_of_fewer("r", 3), [""; 0]);
+        assert_eq!(requests.answered_of_fewer("r", 2), ["a"]);
+        assert_eq!(requests.answered_of_fewer("unknown", 0), [""; 0]);
     }
 
     #[test]
