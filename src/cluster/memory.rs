@@ -157,6 +157,10 @@ impl Log for MemoryLog {
         receiver
     }
 
+    fn nodes(&self) -> BoxFuture<'static, Option<usize>> {
+        std::future::ready(Some(self.shared.live().len())).boxed()
+    }
+
     fn name(&self) -> &Str {
         &self.name
     }

@@ -68,6 +68,9 @@ pub(crate) trait Log: Send + Sync {
     /// Asks every *other* node.
     fn request(&self, request: Request) -> Replies;
 
+    /// How many nodes have the namespace, this one included; `None` when nobody can tell now.
+    fn nodes(&self) -> BoxFuture<'static, Option<usize>>;
+
     /// This node's name in the namespace: names the owner of a session.
     fn name(&self) -> &Str;
 

@@ -82,6 +82,12 @@ impl ServerSide {
 }
 
 impl Namespace {
+    /// How many servers of the cluster have this namespace, this one included (Node's `serverCount`). `None`
+    /// while Redis does not answer: then nobody can tell.
+    pub async fn server_count(&self) -> Option<usize> {
+        self.0.log.nodes().await
+    }
+
     /// Handles an event that another server of the cluster emits with [`Namespace::server_side_emit`].
     pub fn on_server_side<T, F, Fut, O>(&self, event: impl Into<String>, handler: F)
     where

@@ -21,6 +21,7 @@ on_one_and_two_nodes!(
     a_broadcast_says_who_did_not_answer,
     binary_arrives_as_it_was_sent,
     a_local_broadcast_stays_on_its_node,
+    servers_are_counted_in_each_namespace,
     namespaces_are_apart,
     who_follows_sees_what_is_broadcast_before_its_sockets_do,
 );
@@ -234,6 +235,13 @@ async fn a_local_broadcast_stays_on_its_node(nodes: Nodes) {
     }
     expect(&mut two, &[json!(["end"])]).await;
     assert!(b.is_connected());
+}
+
+async fn servers_are_counted_in_each_namespace(nodes: Nodes) {
+    let here = &nodes.here().server;
+    let same = nodes.here().address == nodes.there().address;
+    assert_eq!(here.of("/").server_count().await, Some(if same { 1 } else { 2 }));
+    assert_eq!(here.of("/only-here").server_count().await, Some(1));
 }
 
 async fn namespaces_are_apart(nodes: Nodes) {

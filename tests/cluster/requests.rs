@@ -131,6 +131,7 @@ async fn without_redis_a_request_is_answered_by_this_node_at_once_and_says_so() 
     assert_eq!(fetched.sockets.len(), 1);
     let answers: Answers<Value> = all.server_side_emit_with_ack("x", &()).await;
     assert!(matches!(answers.error, Some(AckError::Incomplete)), "{:?}", answers.error);
+    assert_eq!(all.server_count().await, None);
     nodes.redis().restart().await;
     nodes.here().until_metric("bus_connected", 1).await;
     nodes.there().until_metric("bus_connected", 1).await;
@@ -151,6 +152,8 @@ async fn a_request_to_a_redis_that_hangs_and_dies_is_partial() {
         })
         .collect();
     nodes.redis().kill();
+    let counted = within("the count", nodes.here().server.of("/").server_count()).await;
+    assert_eq!(counted, None);
     for asking in asking {
         let answers = within("the answer", asking).await.unwrap();
         assert!(matches!(answers.error, Some(AckError::Incomplete)), "{:?}", answers.error);
@@ -180,6 +183,7 @@ async fn a_node_that_stops_says_goodbye() {
     nodes.there().server.shutdown();
     assert_eq!(client.event().await, json!(["last words"]));
     subscribers(redis, "socket.io#/#", 1).await;
+    assert_eq!(nodes.here().server.of("/").server_count().await, Some(1));
     assert!(nodes.here().server.of("/").fetch_sockets().await.complete);
 }
 

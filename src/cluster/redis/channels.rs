@@ -40,6 +40,10 @@ pub(super) async fn post(
             Post::Publish { channel, payload } => {
                 link.publish(&channel, payload).await?;
             }
+            Post::Count(space, counted) => {
+                // who asked may have given up
+                let _ = counted.send(link.subscribers(&space.channels.public).await?);
+            }
             Post::Subscribe(space) => subscribe(&link, &space).await?,
             Post::Unsubscribe(space) => unsubscribe(&strong, &link, &space).await?,
             Post::Ask(ask) => begin_request(&strong, &link, ask).await?,

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use fred::error::{Error, ErrorKind};
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::access::Access;
 pub use self::client::Redis;
@@ -141,6 +141,8 @@ enum Post {
     },
     /// Ask how many nodes there are, then begin to wait and publish.
     Ask(Ask),
+    /// Ask how many nodes there are.
+    Count(Arc<Space>, oneshot::Sender<usize>),
     /// A namespace is new: subscribe to its channels.
     Subscribe(Arc<Space>),
     /// A namespace is gone: peers must not count it any more.
@@ -335,6 +337,12 @@ impl Log for RedisLog {
         };
         self.shared.post(post);
         receiver
+    }
+
+    fn nodes(&self) -> BoxFuture<'static, Option<usize>> {
+        let (counted, count) = oneshot::channel();
+        self.shared.post(Post::Count(self.space.clone(), counted));
+        Box::pin(async move { count.await.ok() })
     }
 
     fn name(&self) -> &Str {
