@@ -75,12 +75,14 @@ struct Spec {
     args: Vec<Any>,
     data: Value,
     close: bool,
+    /// In seconds; 5 is the default.
+    timeout: Option<u64>,
 }
 
 impl Spec {
     fn broadcast(&self, socket: &Socket) -> Broadcast {
         let broadcast = socket.namespace().to(&*self.to).except(&*self.except);
-        broadcast.timeout(Duration::from_secs(5))
+        broadcast.timeout(Duration::from_secs(self.timeout.unwrap_or(5)))
     }
 }
 
@@ -104,6 +106,10 @@ async fn perform(socket: &Socket, mut spec: Spec) -> Result<Any, EmitError> {
         "server-side-ask" => {
             let args = spec.args.remove(0);
             return Ok(answered(namespace.server_side_emit_with_ack("ask", &args).await));
+        }
+        "server-count" => return Ok(json!(namespace.server_count().await).into()),
+        "fetches-all" => {
+            return Ok(Value::from(spec.broadcast(socket).fetch_sockets().await.complete).into());
         }
         "join" => socket.join(spec.rooms),
         "set-data" => socket.set_data(&spec.data).expect("JSON stays JSON"),

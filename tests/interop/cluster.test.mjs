@@ -81,6 +81,10 @@ const EMITTED = {
     emitter.serverSideEmit("tell", "from afar");
     await expect(all.inside, ["server-side", "from afar"]);
   },
+  "serverSideEmit binary": async (all, emitter) => {
+    emitter.serverSideEmit("tell", bytes(0, 255));
+    await expect(all.inside, ["server-side", bytes(0, 255)]);
+  },
 };
 
 const DIRECTIONS = ["Rust → Rust", "Rust → Node", "Node → Rust"];

@@ -20,6 +20,7 @@ const url = flags["redis-url"];
 const redis = url.startsWith("redis-cluster:")
   ? createCluster({ rootNodes: [{ url: url.replace("redis-cluster:", "redis:") }] })
   : createClient({ url });
+redis.on("error", () => {}); // it connects again
 await redis.connect();
 const http = createServer();
 const io = new Server(http, {
@@ -67,6 +68,8 @@ async function perform(socket, { op, to = [], except = [], rooms = [], event, ar
       break;
     case "server-side-ask":
       return answered((done) => socket.nsp.serverSideEmit("ask", args[0], done));
+    case "server-count":
+      return socket.nsp.adapter.serverCount();
     case "join":
       await socket.join(rooms);
       break;

@@ -5,6 +5,10 @@ import { encode } from "@msgpack/msgpack";
 /** Of the events of the tests: bytes stand in the arguments themselves. */
 const hasBinary = (args) => args.some((value) => ArrayBuffer.isView(value));
 
+/** JSON, or msgpack where there are bytes in the arguments. */
+const written = (data, args) =>
+  hasBinary(args) ? Buffer.from(encode(data)).toString("base64") : JSON.stringify(data);
+
 class StandIn {
   #client;
   #nsp;
@@ -33,7 +37,7 @@ class StandIn {
   emit(...args) {
     const packet = { type: 2, data: args, nsp: this.#nsp };
     const data = { packet, opts: { rooms: this.#rooms, flags: {}, except: this.#except } };
-    this.#add("3", hasBinary(args) ? Buffer.from(encode(data)).toString("base64") : JSON.stringify(data));
+    this.#add("3", written(data, args));
   }
 
   #act(type, more) {
@@ -44,7 +48,7 @@ class StandIn {
   socketsJoin = (room) => this.#act("4", { rooms: [room] });
   socketsLeave = (room) => this.#act("5", { rooms: [room] });
   disconnectSockets = (close = false) => this.#act("6", { close });
-  serverSideEmit = (...packet) => this.#add("9", JSON.stringify({ packet }));
+  serverSideEmit = (...packet) => this.#add("9", written({ packet }, packet));
 }
 
 export const IS_OFFICIAL = Boolean(process.env.QUICKET_STREAMS_EMITTER);

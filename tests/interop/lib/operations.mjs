@@ -8,10 +8,10 @@ export const ANYTHING = [1, "two", { three: [true, null, 1.5], "ключ": "ü�
 let rooms = 0;
 
 /** A client on `from` that calls, two on `to`, the first in a room of its own. */
-export async function people([from, to], body) {
-  const caller = await open(from);
-  const inside = await open(to, { query: { who: "inside" }, auth: { token: "t" } });
-  const outside = await open(to);
+export async function people([from, to], body, nsp = "/") {
+  const caller = await open(from, { nsp });
+  const inside = await open(to, { nsp, query: { who: "inside" }, auth: { token: "t" } });
+  const outside = await open(to, { nsp });
   const room = `room-${++rooms}`;
   await inside.ask({ op: "join", rooms: [room] });
   try {
@@ -113,6 +113,11 @@ export const OPERATIONS = {
     await caller.ask({ op: "server-side-emit", args: [value] });
     await expect(inside, ["server-side", value]);
   },
+  "serverSideEmit binary": async ({ caller, inside }) => {
+    const value = { told: [bytes(0, 255), { deep: bytes() }] };
+    await caller.ask({ op: "server-side-emit", args: [value] });
+    await expect(inside, ["server-side", value]);
+  },
   "serverSideEmit with acknowledgements": async ({ caller, inside }, [from]) => {
     const { error, answers } = await caller.ask({ op: "server-side-ask", args: ["?"] });
     assert.equal(error, null);
@@ -120,5 +125,13 @@ export const OPERATIONS = {
     // the other two of the three nodes
     assert.deepEqual(kinds, from.kind === "rust" ? ["node ?", "rust ?"] : ["rust ?", "rust ?"]);
     assert.ok(inside);
+  },
+  "serverSideEmit binary with acknowledgements": async ({ caller }) => {
+    const { error, answers } = await caller.ask({ op: "server-side-ask", args: [bytes(1, 255)] });
+    assert.equal(error, null);
+    assert.deepEqual(answers.map(({ asked }) => asked), [bytes(1, 255), bytes(1, 255)]);
+  },
+  serverCount: async ({ caller }) => {
+    assert.equal(await caller.ask({ op: "server-count" }), 3);
   },
 };
