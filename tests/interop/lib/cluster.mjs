@@ -23,12 +23,10 @@ async function freePort() {
   return port;
 }
 
-async function startServer(flags = []) {
-  const directory = await mkdtemp(join(tmpdir(), "quicket-redis-"));
-  const port = await freePort();
+/** A process of `redis-server`, once it accepts connections. */
+async function spawnServer(port, directory, flags) {
   const args = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", ...flags];
   const child = spawn(BINARY, args, { cwd: directory, stdio: "ignore" });
-  const exited = new Promise((resolve) => child.once("exit", resolve));
   let failed;
   child.once("error", (error) => {
     failed = new Error(`${BINARY}: ${error.message}; this test needs Debian's package redis-server`);
@@ -43,22 +41,43 @@ async function startServer(flags = []) {
     if (failed) throw failed;
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
+  return child;
+}
+
+async function kill(child) {
+  const exited = once(child, "exit");
+  if (child.exitCode !== null || child.signalCode !== null || !child.kill("SIGKILL")) return;
+  await exited;
+}
+
+async function startServer(flags = []) {
+  const directory = await mkdtemp(join(tmpdir(), "quicket-redis-"));
+  const port = await freePort();
+  let child = await spawnServer(port, directory, flags);
   return {
     port,
+    signal: (signal) => child.kill(signal),
+    kill: () => kill(child),
+    /** After a kill: on the same port, with its data if it keeps any. */
+    async restart() {
+      child = await spawnServer(port, directory, flags);
+    },
     async stop() {
-      child.kill("SIGKILL");
-      await exited;
+      await kill(child);
       await rm(directory, { recursive: true, force: true });
     },
   };
 }
 
-async function startRedis() {
-  const server = await startServer();
+/** With `keepsData` every write is in a file before it is answered. */
+async function startRedis(keepsData) {
+  const server = await startServer(keepsData ? ["--appendonly", "yes", "--appendfsync", "always"] : []);
   const url = `redis://127.0.0.1:${server.port}`;
   const client = createClient({ url });
+  client.on("error", () => {}); // it connects again
   await client.connect();
   return {
+    ...server,
     url,
     client,
     async stop() {
@@ -124,16 +143,19 @@ async function startNode(kind, name, flags) {
     kind,
     name,
     url: `http://${address}`,
+    signal: (signal) => child.kill(signal),
+    exited,
     async stop() {
       child.kill("SIGTERM");
+      child.kill("SIGCONT"); // a test may have stopped it
       await exited;
     },
   };
 }
 
 /** Two nodes of ours and one of Node's over one Redis, or a Redis Cluster. */
-export async function startCluster(flags = [], { sharedOut = false } = {}) {
-  const redis = await (sharedOut ? startRedisCluster() : startRedis());
+export async function startCluster(flags = [], { sharedOut = false, keepsData = false } = {}) {
+  const redis = await (sharedOut ? startRedisCluster() : startRedis(keepsData));
   const all = ["--redis-url", redis.url, ...flags];
   const starting = [["rust", "a"], ["rust", "b"], ["node", "n"]].map(([kind, name]) => startNode(kind, name, all));
   const started = await Promise.allSettled(starting);
@@ -183,6 +205,8 @@ export async function open(node, { nsp = "/", ...options } = {}) {
   return {
     id: socket.id,
     disconnected,
+    /** Is there a next one already? */
+    hasNext: () => events.length > 0,
     async next() {
       while (events.length === 0) await new Promise((resolve) => (wake = resolve));
       return events.shift();
