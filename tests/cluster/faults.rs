@@ -11,7 +11,7 @@ use crate::nodes::{Nodes, at, expect, joined};
 use crate::redis::{Redis, Reply};
 use crate::servers::{Cluster, Proxy};
 use crate::support::socketio::TestServer;
-use crate::support::within;
+use crate::support::{eventually, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_killed_and_restarted_with_its_data_costs_no_event() {
@@ -132,6 +132,8 @@ async fn slow(delay: Duration, cuts: usize) {
     for node in [nodes.here(), nodes.there()] {
         node.until_metric("bus_connected", 1).await;
         more_published(node, 150).await;
+        let least = delay.as_millis() as i64 - 1; // both clocks are cut to milliseconds
+        eventually("the lag to be seen", || node.metric("bus_lag_ms") >= least).await;
     }
     let outcome = load.finish(&nodes).await;
     outcome.own_events_arrived();

@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use quicket::TransportKind;
 use quicket::config::Parser;
 use serde::de::DeserializeOwned;
@@ -12,15 +14,16 @@ use tokio::task::JoinHandle;
 
 use crate::nodes::{Nodes, expect, joined};
 use crate::redis::{Redis, Reply};
-use crate::support::socketio::{Client, Received};
+use crate::support::socketio::{Client, Received, TestServer};
 use crate::support::within;
 
-const EVENTS: u64 = 1_000;
+/// Of each node, a thousand a second.
+const EVENTS: u64 = 3_000;
+const PACE: Duration = Duration::from_millis(1);
 
 /// Reads numbered events up to `end`, and what comes with it.
-async fn numbered(nodes: &Nodes, here: bool) -> JoinHandle<Vec<(u64, u64)>> {
-    let node = if here { nodes.here() } else { nodes.there() };
-    let (mut client, socket) = joined(node).await;
+async fn numbered(node: &TestServer, kind: TransportKind) -> JoinHandle<Vec<(u64, u64)>> {
+    let (mut client, socket) = node.joined(kind).await;
     tokio::spawn(async move {
         let _socket = socket;
         let mut seen = Vec::new();
@@ -36,22 +39,28 @@ async fn numbered(nodes: &Nodes, here: bool) -> JoinHandle<Vec<(u64, u64)>> {
     })
 }
 
-/// G2. However busy this machine is: without a deadline nobody delivers without Redis.
+/// However busy this machine is: without a deadline nobody delivers without Redis.
+fn patient(config: &mut quicket::Config) {
+    config.redis.local_deadline = Duration::from_secs(600);
+}
+
+/// G2, on every transport.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_clients_of_two_nodes_see_two_publishers_in_one_order_without_loss() {
-    let patient = |config: &mut quicket::Config| {
-        config.redis.local_deadline = Duration::from_secs(600);
-    };
     let nodes = Nodes::on(Redis::start().await, patient).await;
     let mut readers = Vec::new();
-    for here in [true, true, false, false] {
-        readers.push(numbered(&nodes, here).await);
+    for node in [nodes.here(), nodes.there()] {
+        for kind in TransportKind::ALL {
+            readers.push(numbered(node, kind).await);
+        }
     }
     let mut publishers = Vec::new();
     for (publisher, node) in [(0_u64, nodes.here()), (1, nodes.there())] {
         let namespace = node.server.of("/");
         publishers.push(tokio::spawn(async move {
+            let mut pace = tokio::time::interval(PACE);
             for n in 0..EVENTS {
+                pace.tick().await; // at once where it is late
                 namespace.emit("n", &(publisher, n)).await.unwrap();
             }
             namespace.emit("end", &()).await.unwrap();
@@ -77,6 +86,58 @@ async fn all_clients_of_two_nodes_see_two_publishers_in_one_order_without_loss()
         assert_eq!(node.metric("bus_received_total"), EVENTS as i64 + 1);
         assert_eq!(node.metric("bus_gaps_total"), 0);
         assert_eq!(node.metric("bus_local_deliveries_total"), 0);
+    }
+}
+
+/// Redis gets what waits in few transactions, and is asked for many entries at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_stored_and_read_in_batches() {
+    let nodes = Nodes::on(Redis::start().await, patient).await;
+    let (mut client, _socket) = joined(nodes.there()).await;
+    let redis = nodes.redis.as_ref().unwrap();
+    redis.call(&["CONFIG", "RESETSTAT"]).await;
+    redis.signal("STOP");
+    for n in 0..EVENTS {
+        nodes.here().server.of("/").emit("n", &n).await.unwrap();
+    }
+    redis.signal("CONT");
+    for n in 0..EVENTS {
+        expect(&mut client, &[json!(["n", n])]).await;
+    }
+    let Reply::Bytes(stats) = redis.call(&["INFO", "commandstats"]).await else { panic!() };
+    let stats = String::from_utf8(stats).unwrap();
+    let calls = |name: &str| -> u64 {
+        let prefix = format!("cmdstat_{name}:calls=");
+        let line = stats.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap();
+        line.split(',').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(calls("xadd"), EVENTS);
+    assert!(calls("exec") <= 5, "{stats}");
+    assert!(calls("xread") <= EVENTS / 20, "{stats}"); // of both nodes
+}
+
+/// That a socket is meant is found out before the payload is decoded: what is broken shows only then.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_for_nobody_here_is_not_decoded() {
+    let nodes = Nodes::two().await;
+    let (mut client, socket) = joined(nodes.there()).await;
+    socket.join("somebody");
+    let redis = nodes.redis.as_ref().unwrap();
+    // an event by a name that no client may be sent
+    let text = r#"{"packet":{"type":2,"data":["disconnect"]},"opts":{"rooms":["ROOM"],"except":[],"flags":{}}}"#;
+    for (room, malformed) in [("nobody", 0), ("somebody", 2)] {
+        let text = text.replace("ROOM", room);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let binary = BASE64.encode(rmp_serde::to_vec_named(&value).unwrap());
+        for data in [&text, &binary] {
+            let entry =
+                ["XADD", "socket.io", "*", "uid", "x", "nsp", "/", "type", "3", "data", data];
+            assert!(matches!(redis.call(&entry).await, Reply::Bytes(_)));
+        }
+        nodes.here().server.of("/").emit("seen", &room).await.unwrap();
+        expect(&mut client, &[json!(["seen", room])]).await;
+        assert_eq!(nodes.there().metric("bus_skipped_total"), 2);
+        assert_eq!(nodes.there().metric("bus_malformed_total"), malformed);
     }
 }
 

@@ -86,11 +86,14 @@ pub(super) async fn run(shared: Weak<Shared>) {
         if begun.elapsed() > least {
             backoff = BACKOFF_FIRST;
         }
-        // jitter, so that the nodes of a cluster do not come back all at once
-        let pause = backoff.mul_f64(0.5 + random::<f64>());
-        let _ = tokio::time::timeout(pause, closing.wait_for(|closing| *closing)).await;
+        let _ = tokio::time::timeout(jittered(backoff), closing.wait_for(|closing| *closing)).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
+}
+
+/// Half of the time to one and a half of it, so that the nodes of a cluster do not come back all at once.
+fn jittered(backoff: Duration) -> Duration {
+    backoff.mul_f64(0.5 + random::<f64>())
 }
 
 /// A connection that wrote, as its server knows it.
@@ -498,5 +501,18 @@ async fn measure(shared: Weak<Shared>) -> Result<(), Error> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let Some(shared) = shared.upgrade() else { return Ok(()) };
         shared.measure();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_differ_within_half_of_the_backoff_to_one_and_a_half_of_it() {
+        let pauses: Vec<_> = (0..1_000).map(|_| jittered(BACKOFF_MAX)).collect();
+        let (least, most) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+        assert!(*least >= BACKOFF_MAX / 2 && *most <= BACKOFF_MAX * 3 / 2, "{least:?} {most:?}");
+        assert!(*most - *least > BACKOFF_MAX / 2, "no jitter: {least:?} to {most:?}");
     }
 }
