@@ -183,6 +183,28 @@ async fn tls_where_redis_asks_for_a_certificate() {
     one_cluster(config).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinel_over_tls() {
+    let authority = Authority::new();
+    let sentinel = Sentinel::start_with(Some(&authority)).await;
+    let url = sentinel.url().replace("redis-sentinel:", "rediss-sentinel:");
+    one_cluster(trusting(&url, &authority.ca())).await;
+    let error = refusal(trusting(&url, &Authority::new().ca())).await;
+    assert!(error.contains("the certificate of Redis is refused: "), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_over_tls() {
+    let authority = Authority::new();
+    let cluster = Cluster::start_with(None, Some(&authority)).await;
+    let url = cluster.url().replace("redis-cluster:", "rediss-cluster:");
+    let mut config = trusting(&url, &authority.ca());
+    config.redis.stream_count = NonZeroU32::new(8).unwrap();
+    one_cluster(config).await;
+    let error = refusal(trusting(&url, &Authority::new().ca())).await;
+    assert!(error.contains("the certificate of Redis is refused: "), "{error}");
+}
+
 // --- who we are
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,8 @@ pub(crate) struct Setup {
     /// With it every write is in a file before it is answered.
     pub(crate) keeps_data: bool,
     pub(crate) flags: Vec<String>,
+    /// Where it speaks TLS, if it does.
+    pub(crate) tls_port: Option<u16>,
     /// For the connections of the test itself.
     pub(crate) password: Option<&'static str>,
 }
@@ -31,6 +33,7 @@ impl Default for Setup {
             mode: Vec::new(),
             keeps_data: false,
             flags: Vec::new(),
+            tls_port: None,
             password: None,
         }
     }
@@ -104,6 +107,11 @@ impl Redis {
 
     pub(crate) fn setup(&self) -> &Setup {
         &self.setup
+    }
+
+    /// For nodes and other servers. (The test itself speaks no TLS.)
+    pub(crate) fn public_port(&self) -> u16 {
+        self.setup.tls_port.unwrap_or(self.port)
     }
 
     pub(crate) fn url(&self) -> String {

@@ -84,6 +84,20 @@ impl Authority {
     }
 }
 
+impl Setup {
+    /// Also on a port of TLS, over which it reaches other servers, too.
+    fn with_tls(mut self, authority: Option<&Authority>) -> Self {
+        if let Some(authority) = authority {
+            let (flags, port) = authority.flags("127.0.0.1", "no");
+            self.flags.extend(flags);
+            let among_servers = ["--tls-replication", "yes", "--tls-cluster", "yes"];
+            self.flags.extend(among_servers.map(str::to_owned));
+            self.tls_port = Some(port);
+        }
+        self
+    }
+}
+
 impl Drop for Authority {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.directory);
@@ -103,16 +117,21 @@ impl Sentinel {
     pub(crate) const SENTINEL_PASSWORD: &str = "of-the-sentinel";
 
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// With an authority all of them speak TLS to each other and to nodes.
+    pub(crate) async fn start_with(authority: Option<&Authority>) -> Self {
         let flags = ["--requirepass", Self::PASSWORD, "--masterauth", Self::PASSWORD];
         let fast = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
-        let data = Setup {
+        let data = || Setup {
             password: Some(Self::PASSWORD),
             keeps_data: true,
-            ..Setup::flags(&[flags.as_slice(), &fast].concat())
+            ..Setup::flags(&[flags.as_slice(), &fast].concat()).with_tls(authority)
         };
-        let one = Redis::start_as(data.clone()).await;
-        let two = Redis::start_as(data).await;
-        let port = one.port.to_string();
+        let one = Redis::start_as(data()).await;
+        let two = Redis::start_as(data()).await;
+        let port = one.public_port().to_string();
         assert_eq!(two.call(&["REPLICAOF", "127.0.0.1", &port]).await, Reply::text("OK"));
         let config = directory().join("sentinel.conf");
         let lines = format!(
@@ -129,7 +148,7 @@ impl Sentinel {
             binary: "/usr/bin/redis-sentinel".into(),
             mode: vec![config.to_str().unwrap().to_owned()],
             password: Some(Self::SENTINEL_PASSWORD),
-            ..Setup::default()
+            ..Setup::default().with_tls(authority)
         };
         let sentinel = Redis::start_as(sentinel).await;
         let all = Self { data: [one, two], sentinel };
@@ -148,7 +167,7 @@ impl Sentinel {
             "redis-sentinel://:{}@127.0.0.1:1?sentinelServiceName=main&sentinelPassword={}&node=127.0.0.1:{}",
             Self::PASSWORD,
             Self::SENTINEL_PASSWORD,
-            self.sentinel.port
+            self.sentinel.public_port()
         )
     }
 
@@ -205,9 +224,17 @@ const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 
 impl Cluster {
     pub(crate) async fn start(replicated: Option<&str>) -> Self {
+        Self::start_with(replicated, None).await
+    }
+
+    /// With an authority all of them speak TLS to each other and to nodes.
+    pub(crate) async fn start_with(
+        replicated: Option<&str>,
+        authority: Option<&Authority>,
+    ) -> Self {
         let mut servers = Vec::new();
         for _ in 0..3 {
-            servers.push(start_member().await);
+            servers.push(start_member(authority).await);
         }
         for (server, (first, last)) in servers.iter().zip(SLOTS) {
             let slots = ["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()];
@@ -220,7 +247,7 @@ impl Cluster {
         }
         let mut cluster = Self { servers, replica: None };
         if replicated.is_some() {
-            cluster.replica = Some(start_member().await);
+            cluster.replica = Some(start_member(authority).await);
         }
         for server in cluster.servers[1..].iter().chain(&cluster.replica) {
             meet(&cluster.servers[0], server).await;
@@ -246,7 +273,7 @@ impl Cluster {
 
     pub(crate) fn url(&self) -> String {
         // the first one is not there
-        let port = self.servers[2].port;
+        let port = self.servers[2].public_port();
         format!("redis-cluster://127.0.0.1:1?node=127.0.0.1:{port}")
     }
 
@@ -284,17 +311,17 @@ impl Cluster {
     }
 }
 
-async fn start_member() -> Redis {
+async fn start_member(authority: Option<&Authority>) -> Redis {
     let bus = free_port().to_string();
     let flags = ["--cluster-enabled", "yes", "--cluster-port", &bus];
     let fast = ["--cluster-node-timeout", "1500", "--repl-diskless-sync-delay", "0"];
     let flags = [flags.as_slice(), &fast].concat();
-    Redis::start_as(Setup::flags(&flags)).await
+    Redis::start_as(Setup::flags(&flags).with_tls(authority)).await
 }
 
 async fn meet(one: &Redis, other: &Redis) {
     let bus = other.setup().flags[3].clone();
-    let command = ["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string(), &bus];
+    let command = ["CLUSTER", "MEET", "127.0.0.1", &other.public_port().to_string(), &bus];
     assert_eq!(one.call(&command).await, Reply::text("OK"));
 }
 
