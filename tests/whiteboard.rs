@@ -31,7 +31,7 @@ const MAX_TRIFLES: usize = 100;
 
 /// A process that serves. It dies as by a power cut when it is dropped.
 struct Node {
-    _child: Child,
+    _child: Option<Child>,
     address: SocketAddr,
 }
 
@@ -58,7 +58,7 @@ impl Node {
         .await;
         // a pipe that nobody reads would hold it up
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-        let node = Self { _child: child, address };
+        let node = Self { _child: Some(child), address };
         within("a node to serve", async {
             while node.get("/readyz").await.is_none() {
                 tokio::task::yield_now().await;
@@ -66,6 +66,11 @@ impl Node {
         })
         .await;
         node
+    }
+
+    /// One that somebody else has started.
+    fn at(port: u16) -> Self {
+        Self { _child: None, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
     async fn get(&self, path: &str) -> Option<String> {
@@ -473,4 +478,81 @@ async fn an_erasure_that_makes_no_sense_is_answered() {
     let mut anna = node.enter("b", "anna").await;
     anna.ask(json!(["erase", { "s": ["<b>"] }])).await;
     assert!(anna.answer().await[0]["refused"].is_string());
+}
+
+/// What `make cluster` runs.
+struct Script {
+    child: Child,
+    /// Of the two servers, and of Redis.
+    ports: [u16; 3],
+}
+
+impl Script {
+    async fn start() -> Self {
+        // another process may take a port before the script does: then it ends, and others are tried
+        for _ in 0..5 {
+            let (first, redis) = (redis::free_port(), redis::free_port());
+            let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/cluster"));
+            command
+                .env("QUICKET", env!("CARGO_BIN_EXE_quicket"))
+                .env("LISTEN_ADDRESS", "127.0.0.1");
+            command.env("PORT", first.to_string()).env("REDIS_PORT", redis.to_string());
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let child = command.spawn().unwrap();
+            let mut script = Self { child, ports: [first, first + 1, redis] };
+            if script.serves().await {
+                return script;
+            }
+        }
+        panic!("scripts/cluster does not start");
+    }
+
+    /// Waits until both answer; `false` if it ended.
+    async fn serves(&mut self) -> bool {
+        let [first, second, _] = self.ports;
+        within("both servers", async {
+            while Node::at(first).get("/readyz").await.is_none()
+                || Node::at(second).get("/readyz").await.is_none()
+            {
+                if self.child.try_wait().unwrap().is_some() {
+                    return false;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            true
+        })
+        .await
+    }
+
+    fn signal(&self, signal: &str) {
+        // it may have ended
+        let Some(pid) = self.child.id() else { return };
+        let _ = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.signal("-TERM"); // on which it ends what it has started
+    }
+}
+
+/// As the README says.
+#[tokio::test(flavor = "multi_thread")]
+async fn make_cluster_starts_two_servers_that_draw_together_and_ends_all_of_them() {
+    let mut script = Script::start().await;
+    let mut anna = Node::at(script.ports[0]).enter("lobby", "anna").await;
+    let mut ben = Node::at(script.ports[1]).enter("lobby", "ben").await;
+    anna.draw("1", 0, &[1, 2, 3, 4]).await;
+    assert_eq!(ben.until("draw").await["p"], json!([1, 2, 3, 4]));
+    ben.draw("2", 0, &[5, 6]).await;
+    assert_eq!(anna.until("draw").await["p"], json!([5, 6]));
+    drop((anna, ben));
+    script.signal("-INT"); // Ctrl-C
+    let ended = within("the script to end", script.child.wait()).await.unwrap();
+    assert_eq!(ended.code(), Some(130));
+    for port in script.ports {
+        let refused = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+        assert!(refused.is_err(), "something still listens on {port}");
+    }
 }
