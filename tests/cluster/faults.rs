@@ -317,6 +317,8 @@ async fn what_waits_for_redis_is_bounded_and_the_emit_says_so() {
     };
     assert!(matches!(error, quicket::EmitError::BusFull), "{error:?}");
     assert!((50..100).contains(&accepted), "{accepted}");
+    nodes.here().until_metric("bus_queue_messages", accepted).await;
+    assert!((50_000..=100_000).contains(&nodes.here().metric("bus_queue_bytes")));
     nodes.redis().restart().await;
     for n in 0..accepted {
         for client in [&mut one, &mut two] {

@@ -182,7 +182,6 @@ impl Epoch {
         let watched = link.clone();
         tasks.spawn(async move { Err(watched.ended().await) });
         tasks.spawn(watch_servers(weak.clone(), link.servers.clone()));
-        tasks.spawn(measure(weak.clone()));
         tasks.spawn(leave(weak.clone()));
         let result = tasks.join_next().await;
         if let Some(shared) = weak.upgrade() {
@@ -494,14 +493,6 @@ async fn leave(shared: Weak<Shared>) -> Result<(), Error> {
         tokio::time::sleep(LEAVE_POLL).await;
     }
     Ok(())
-}
-
-async fn measure(shared: Weak<Shared>) -> Result<(), Error> {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let Some(shared) = shared.upgrade() else { return Ok(()) };
-        shared.measure();
-    }
 }
 
 #[cfg(test)]

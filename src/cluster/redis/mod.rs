@@ -19,6 +19,7 @@ mod epoch;
 mod feed;
 mod lane;
 mod link;
+mod measure;
 mod past;
 mod position;
 mod requests;
@@ -217,6 +218,7 @@ impl RedisBus {
             tokio::spawn(watch_overdue(Arc::downgrade(&shared), stream.clone()));
         }
         tokio::spawn(epoch::run(Arc::downgrade(&shared)));
+        tokio::spawn(measure::run(Arc::downgrade(&shared)));
         Ok(Self(shared))
     }
 
@@ -541,17 +543,6 @@ impl Shared {
                 stream.to_watch.notify_one();
             }
         }
-    }
-
-    fn measure(&self) {
-        let (mut messages, mut bytes) = (0, 0);
-        for stream in &self.streams {
-            let feed = stream.feed.lock();
-            messages += feed.len();
-            bytes += feed.bytes();
-        }
-        self.metrics.bus.queue_messages.set(messages as i64);
-        self.metrics.bus.queue_bytes.set(bytes as i64);
     }
 
     /// Is nothing to be published any more?
