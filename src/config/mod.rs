@@ -375,7 +375,7 @@ pub struct WebTransportConfig {
     /// mangle those. Default: yes.
     pub segmentation_offload: bool,
     /// QUIC handshakes under way above which a new one must first prove its address (a retry costs
-    /// it one round trip); above four times as many, new ones are refused. Default: 1024.
+    /// it one round trip); above sixteen times as many, new ones are refused. Default: 256.
     pub max_pending_handshakes: usize,
     /// The host that pages are told to dial, where UDP has an address of its own. Default: none,
     /// which means the page's own host.
@@ -397,7 +397,7 @@ impl Default for WebTransportConfig {
             keep_alive: Duration::from_secs(12),
             idle_timeout: Duration::from_secs(30),
             segmentation_offload: true,
-            max_pending_handshakes: 1024,
+            max_pending_handshakes: 256,
             public_host: None,
             public_port: None,
             server_id: None,

@@ -48,7 +48,7 @@ const DATAGRAM_BUFFER: usize = 64 * 1024;
 /// time. Whoever leaves them unfinished holds each for `upgrade_timeout`, and must not take all places.
 const PENDING_OF_ADDRESS: usize = 64;
 /// Newcomers are refused at so many times the number of handshakes above which they must prove their address.
-const REFUSED_ABOVE: usize = 4;
+const REFUSED_ABOVE: usize = 16;
 /// H3_NO_ERROR (RFC 9114 8.1).
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 

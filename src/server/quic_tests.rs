@@ -579,18 +579,19 @@ fn one_address_cannot_take_all_places() {
 #[test]
 fn under_load_addresses_are_proven_and_far_above_newcomers_refused() {
     let pending = Pending::default();
-    let address = |number: u8| IpAddr::from([192, 0, 2, number]);
+    let address = |number: usize| IpAddr::from([192, 0, 2, number as u8]);
+    let most = 2 * REFUSED_ABOVE;
     for number in 0..2 {
         assert_eq!(pending.enter(2, address(number), false), Verdict::Accept);
     }
     assert_eq!(pending.enter(2, address(2), false), Verdict::Retry);
-    for number in 2..8 {
+    for number in 2..most {
         assert_eq!(pending.enter(2, address(number), true), Verdict::Accept);
     }
-    assert_eq!(pending.enter(2, address(8), true), Verdict::Refuse);
-    for number in 0..8 {
+    assert_eq!(pending.enter(2, address(most), true), Verdict::Refuse);
+    for number in 0..most {
         pending.leave(address(number), number >= 2);
     }
     assert!(pending.0.lock().of.is_empty());
-    assert_eq!(pending.enter(2, address(8), false), Verdict::Accept);
+    assert_eq!(pending.enter(2, address(most), false), Verdict::Accept);
 }

@@ -222,7 +222,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "May several UDP packets go to the system in one call (GSO)? Some virtual networks mangle those."
     ),
     setting!("webtransport-max-pending-handshakes", webtransport.max_pending_handshakes, COUNT, "",
-        "QUIC handshakes above which new ones must prove their address; above 4 times as many they are refused."
+        "QUIC handshakes above which new ones must prove their address; above 16 times as many they are refused."
     ),
     setting!("webtransport-public-host", webtransport.public_host, OFF_OR_TEXT, "",
         "Host that pages are told for WebTransport; off: the one that they come from."
