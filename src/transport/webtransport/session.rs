@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::StatusCode;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::Notify;
 use wtransport_proto::error::ErrorCode;
 
 use super::h3::{self, H3Error, Opening, StreamKind};
+use super::wake::{Watched, poll_any, watch};
 
 /// WEBTRANSPORT_SESSION_GONE: why streams end whose session has.
 const SESSION_GONE: VarInt = VarInt::from_u32(0x170d_7b68);
@@ -72,7 +72,7 @@ pub(super) fn is_session_gone(code: VarInt) -> bool {
 pub(crate) struct Session {
     connection: quinn::Connection,
     /// Each ends when the session does, and is polled when there is something new for it.
-    watched: FuturesUnordered<BoxFuture<'static, SessionError>>,
+    watched: Watched<SessionError>,
     over: bool,
     /// Our control stream, which must stay open.
     control: Option<SendStream>,
@@ -89,7 +89,7 @@ impl Drop for Session {
 
 impl Session {
     fn new(connection: quinn::Connection) -> Self {
-        let watched = FuturesUnordered::new();
+        let watched = Watched::default();
         Self { connection, watched, over: false, control: None, connect: None }
     }
 
@@ -98,7 +98,7 @@ impl Session {
         if self.over {
             return Poll::Ready(SessionError::Closed);
         }
-        let error = ready!(self.watched.poll_next_unpin(cx)).unwrap_or(SessionError::Closed);
+        let error = ready!(self.watched.poll_next(cx));
         self.over = true;
         if let SessionError::Broken(code) = error {
             self.connection.close(quic(code), b"");
@@ -165,7 +165,7 @@ impl Request {
     pub(crate) async fn read(connection: quinn::Connection) -> Result<Self, SessionError> {
         let mut session = Session::new(connection.clone());
         let peer = Arc::new(Peer::default());
-        session.watched.push(Box::pin(unidirectional(connection.clone(), peer.clone())));
+        session.watched.push(unidirectional(connection.clone(), peer.clone()));
         let handshake = async {
             let mut control = connection.open_uni().await?;
             control.write_all(&h3::control_preface()).await?;
@@ -215,15 +215,15 @@ impl Request {
         let response = h3::response(StatusCode::OK, extra);
         session.step(async { Ok(send.write_all(&response).await?) }).await?;
         session.connect = Some(send);
-        session.watched.push(Box::pin(async move {
+        session.watched.push(async move {
             match h3::connect(&mut receive).await {
                 Ok(()) => SessionError::Closed,
                 Err(code) => SessionError::Broken(code),
             }
-        }));
+        });
         let connection = session.connection.clone();
         let stream = session.step(first_stream(&connection, id)).await?;
-        session.watched.push(Box::pin(refuse_streams(connection)));
+        session.watched.push(refuse_streams(connection));
         Ok((session, stream))
     }
 
@@ -319,14 +319,14 @@ impl Peer {
 
 /// Follows all unidirectional streams of the peer's, of which the transport parameters allow a few.
 async fn unidirectional(connection: quinn::Connection, peer: Arc<Peer>) -> SessionError {
-    let mut streams = FuturesUnordered::new();
+    let mut streams = Vec::new();
     loop {
         tokio::select! {
             stream = connection.accept_uni() => match stream {
-                Ok(stream) => streams.push(follow(stream, peer.clone())),
+                Ok(stream) => watch(&mut streams, follow(stream, peer.clone())),
                 Err(error) => return error.into(),
             },
-            Some(ended) = streams.next() => {
+            ended = poll_fn(|cx| poll_any(&mut streams, cx)) => {
                 if let Err(code) = ended {
                     // the streams of a lost connection end, too
                     return match connection.close_reason() {

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 
 /// Is there news from a source that wakes?
@@ -52,6 +54,62 @@ impl News {
     }
 }
 
+/// A few futures that wake once in a session's life, if at all. Whichever does, all are polled: a set that
+/// knows which one it was (`FuturesUnordered`) keeps a node for each, one spare as large as the largest, and
+/// a queue, which idle sessions would pay for.
+pub(super) struct Watched<T> {
+    futures: Vec<BoxFuture<'static, T>>,
+    news: News,
+}
+
+impl<T> Default for Watched<T> {
+    fn default() -> Self {
+        Self { futures: Vec::new(), news: News::default() }
+    }
+}
+
+impl<T> Watched<T> {
+    pub(super) fn push(&mut self, future: impl Future<Output = T> + Send + 'static) {
+        watch(&mut self.futures, future);
+        self.news.more();
+    }
+
+    /// Ready when one of them is, which is then forgotten.
+    pub(super) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<T> {
+        let Some(waker) = self.news.take(cx) else {
+            return Poll::Pending;
+        };
+        let next = poll_any(&mut self.futures, &mut Context::from_waker(&waker));
+        if next.is_ready() {
+            self.news.more(); // the others have not been asked
+        }
+        next
+    }
+}
+
+/// Adds one, with room for no more: the list lives as long as the session.
+pub(super) fn watch<T>(
+    futures: &mut Vec<BoxFuture<'static, T>>,
+    future: impl Future<Output = T> + Send + 'static,
+) {
+    futures.reserve_exact(1);
+    futures.push(Box::pin(future));
+}
+
+/// Ready when one of them is, which is then forgotten; never if there are none.
+pub(super) fn poll_any<T>(
+    futures: &mut Vec<BoxFuture<'static, T>>,
+    cx: &mut Context<'_>,
+) -> Poll<T> {
+    for index in 0..futures.len() {
+        if let Poll::Ready(output) = futures[index].poll_unpin(cx) {
+            drop(futures.swap_remove(index));
+            return Poll::Ready(output);
+        }
+    }
+    Poll::Pending
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
@@ -84,5 +142,35 @@ mod tests {
         assert!(news.take(&Context::from_waker(&second)).is_some());
         news.more();
         assert!(news.take(&Context::from_waker(&second)).is_some(), "a source had more");
+    }
+
+    #[test]
+    fn all_that_is_watched_is_asked_again_after_one_was_ready() {
+        let task = Arc::new(Counted::default());
+        let waker = Waker::from(task.clone());
+        let cx = Context::from_waker(&waker);
+        let mut watched = Watched::default();
+        let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            senders.push(sender);
+            receivers.push(receiver);
+        }
+        let last = receivers.pop().expect("three of them");
+        for receiver in receivers {
+            watched.push(receiver.map(Result::unwrap));
+        }
+        assert!(watched.poll_next(&cx).is_pending());
+        watched.push(last.map(Result::unwrap));
+        // what was pushed since is asked, too, and is woken for
+        assert!(watched.poll_next(&cx).is_pending());
+        for (index, sender) in senders.into_iter().enumerate() {
+            sender.send(index).unwrap();
+        }
+        assert_eq!(task.0.load(Ordering::Relaxed), 1, "once is enough until it looks");
+        let mut outputs: Vec<_> = (0..3).map(|_| watched.poll_next(&cx)).collect();
+        outputs.sort_by_key(|output| format!("{output:?}"));
+        assert_eq!(outputs, [0, 1, 2].map(Poll::Ready));
+        assert!(watched.poll_next(&cx).is_pending());
     }
 }
