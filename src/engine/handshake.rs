@@ -153,7 +153,9 @@ pub(crate) fn is_secret(name: &http::HeaderName) -> bool {
 
 /// Parses a query string (`a=b&c=d`).
 pub(crate) fn parse_query(query: &str) -> Vec<(String, String)> {
-    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+    let mut query: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    query.shrink_to_fit(); // it is kept as long as the session
+    query
 }
 
 /// The OPEN packet's JSON, keys in Node's order (engine.io socket.ts `onOpen`).

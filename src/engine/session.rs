@@ -161,7 +161,8 @@ impl Session {
             deaf: false,
             timers,
             transmits: VecDeque::new(),
-            events: VecDeque::new(),
+            // rarely more than one before the owner looks
+            events: VecDeque::with_capacity(1),
         }
     }
 

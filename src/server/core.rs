@@ -391,7 +391,8 @@ pub(crate) fn webtransport_handshake(
     peer: std::net::SocketAddr,
     trusted: &[IpNet],
 ) -> Handshake {
-    let mut headers = http::HeaderMap::new();
+    // kept as long as the session, and most clients have few
+    let mut headers = http::HeaderMap::with_capacity(fields.len() + 1);
     for (name, value) in fields {
         // pseudo-header fields are no header fields; what else cannot be one is left out
         let name = http::HeaderName::try_from(name.as_str());

@@ -123,7 +123,10 @@ impl Client {
                 match space {
                     Some(space) => *space = Space::Connecting(attempt),
                     None if full => return Err(PeerMisbehaved::TooManyNamespaces),
-                    None => self.spaces.push((nsp.clone(), Space::Connecting(attempt))),
+                    None => {
+                        self.spaces.reserve_exact(1); // most clients are in one namespace
+                        self.spaces.push((nsp.clone(), Space::Connecting(attempt)));
+                    }
                 }
                 Ok(Some(Step::Connect { nsp, auth, attempt }))
             }

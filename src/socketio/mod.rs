@@ -22,6 +22,7 @@ mod live;
 mod namespace;
 pub(crate) mod packet;
 pub(crate) mod recovery;
+mod registered;
 mod resume;
 mod room_names;
 mod rooms;

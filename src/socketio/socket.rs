@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,13 +13,12 @@ use serde::de::DeserializeOwned;
 use super::ack::{NotPending, Pending, Waiter};
 use super::broadcast::Broadcast;
 use super::connection::Shared as Connection;
-use super::handler::{
-    ConnectError, Event, EventFn, EventHandler, FromArgs, HandlerFuture, Outcome,
-};
+use super::handler::{ConnectError, Event, EventHandler, FromArgs, Outcome};
 use super::inbox::{Inbox, Work};
 use super::namespace::{Inner as NamespaceInner, Namespace};
 use super::packet::{Codec, Outgoing};
 use super::recovery::Track;
+use super::registered::{AnyFn, CloseFn, Handlers};
 use super::room_names::IntoRooms;
 use super::sender::Sender;
 use super::token::Shown;
@@ -56,7 +54,7 @@ pub(crate) struct Inner {
     /// Rooms that it joined before it entered the namespace; `None` from then on.
     pub(super) rooms_to_be: Mutex<Option<Vec<Str>>>,
     /// What outlives the connection, while recovery is on.
-    pub(super) session: Option<Session>,
+    pub(super) session: Option<Box<Session>>,
     pub(super) data: Mutex<serde_json::Value>,
     pub(super) handlers: RwLock<Handlers>,
     /// Number of listeners for sent events, so that a broadcast need not take a lock to find none.
@@ -67,6 +65,9 @@ pub(crate) struct Inner {
     /// The rooms at the moment of the disconnect, for `on_disconnecting`.
     pub(super) last_rooms: Mutex<Option<Vec<Str>>>,
 }
+
+/// Each client has one: with the counts of its `Arc` it is to fit what allocators have for 448 bytes.
+const _: () = assert!(size_of::<Inner>() <= 432);
 
 /// What outlives a socket's connection.
 pub(crate) struct Session {
@@ -101,22 +102,6 @@ impl Session {
     }
 }
 
-type Admission = BoxFuture<'static, Result<(), ConnectError>>;
-pub(super) type PacketMiddleware = dyn Fn(Socket, Event) -> Admission + Send + Sync;
-pub(super) type CloseFn = dyn Fn(Socket, CloseReason) -> HandlerFuture + Send + Sync;
-pub(super) type AnyFn = dyn Fn(Socket, Event) -> HandlerFuture + Send + Sync;
-
-/// What the application registered. Lists, for there are few of each.
-#[derive(Default)]
-pub(super) struct Handlers {
-    pub(super) events: Vec<(Str, Arc<EventFn>)>,
-    pub(super) any: Vec<Arc<AnyFn>>,
-    pub(super) any_outgoing: Vec<Arc<AnyFn>>,
-    pub(super) middlewares: Vec<Arc<PacketMiddleware>>,
-    pub(super) disconnecting: Vec<Arc<CloseFn>>,
-    pub(super) disconnect: Vec<Arc<CloseFn>>,
-}
-
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nsp = &self.0.namespace.name;
@@ -140,7 +125,7 @@ impl Socket {
             auth,
             connected: AtomicBool::new(false),
             rooms_to_be: Mutex::new(Some(Vec::new())),
-            session,
+            session: session.map(Box::new),
             data: Mutex::new(data),
             handlers: RwLock::default(),
             outgoing: AtomicUsize::new(0),
@@ -267,7 +252,7 @@ impl Socket {
     /// Handles an event. Several handlers of one event run in the order of their registration.
     pub fn on<M, H: EventHandler<M>>(&self, event: impl Into<String>, handler: H) {
         let handler = move |socket, args: &Args, ack| handler.call(socket, args, ack);
-        self.0.handlers.write().events.push((event.into().into(), Arc::new(handler)));
+        self.0.handlers.write().add(event.into().into(), Arc::new(handler));
     }
 
     /// Forgets the handlers of an event.
@@ -291,7 +276,7 @@ impl Socket {
         Fut: Future<Output = O> + Send + 'static,
         O: Outcome,
     {
-        self.0.handlers.write().any.push(any_fn(listener));
+        self.0.handlers.write().rare().any.push(any_fn(listener));
     }
 
     /// Sees every event that is sent to the client, broadcasts among them (Node's `onAnyOutgoing`).
@@ -301,7 +286,7 @@ impl Socket {
         Fut: Future<Output = O> + Send + 'static,
         O: Outcome,
     {
-        self.0.handlers.write().any_outgoing.push(any_fn(listener));
+        self.0.handlers.write().rare().any_outgoing.push(any_fn(listener));
         self.0.outgoing.fetch_add(1, Ordering::Release);
     }
 
@@ -317,7 +302,7 @@ impl Socket {
             let future = middleware(socket, event);
             async move { future.await.map_err(Into::into) }.boxed()
         };
-        self.0.handlers.write().middlewares.push(Arc::new(middleware));
+        self.0.handlers.write().rare().middlewares.push(Arc::new(middleware));
     }
 
     /// Runs when the socket disconnects, with its rooms still to be seen.
@@ -327,7 +312,7 @@ impl Socket {
         Fut: Future<Output = O> + Send + 'static,
         O: Outcome,
     {
-        self.0.handlers.write().disconnecting.push(close_fn(handler));
+        self.0.handlers.write().rare().disconnecting.push(close_fn(handler));
     }
 
     /// Runs when the socket has disconnected, after everything that came before.
@@ -337,7 +322,7 @@ impl Socket {
         Fut: Future<Output = O> + Send + 'static,
         O: Outcome,
     {
-        self.0.handlers.write().disconnect.push(close_fn(handler));
+        self.0.handlers.write().rare().disconnect.push(close_fn(handler));
     }
 
     // --- sending to this client

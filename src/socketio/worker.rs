@@ -9,7 +9,8 @@ use futures_util::task::noop_waker_ref;
 
 use super::handler::{Ack, Event, HandlerError, HandlerFuture};
 use super::inbox::Work;
-use super::socket::{AnyFn, Socket};
+use super::registered::AnyFn;
+use super::socket::Socket;
 use crate::error::CloseReason;
 use crate::socketio::packet::Args;
 
@@ -84,7 +85,7 @@ impl Socket {
                 Some(Work::Connected) => self.run_connected().await,
                 Some(Work::Event { args, ack }) => self.run_event(args, ack).await,
                 Some(Work::Sent { args }) => {
-                    let listeners = self.0.handlers.read().any_outgoing.clone();
+                    let listeners = self.0.handlers.read().listed(|rare| &rare.any_outgoing);
                     self.run_any(listeners, &args).await;
                 }
                 Some(Work::Disconnected(reason)) => self.run_disconnected(reason).await,
@@ -103,7 +104,7 @@ impl Socket {
         let event = Event { args };
         let (middlewares, any) = {
             let handlers = self.0.handlers.read();
-            (handlers.middlewares.clone(), handlers.any.clone())
+            (handlers.listed(|rare| &rare.middlewares), handlers.listed(|rare| &rare.any))
         };
         // catch-all listeners see refused events, too, as in Node
         self.run_any(any, &event.args).await;
@@ -142,12 +143,12 @@ impl Socket {
     }
 
     async fn run_disconnected(&self, reason: CloseReason) {
-        let disconnecting = self.0.handlers.read().disconnecting.clone();
+        let disconnecting = self.0.handlers.read().listed(|rare| &rare.disconnecting);
         for handler in disconnecting {
             self.guard("disconnecting", || handler(self.clone(), reason)).await;
         }
         *self.0.last_rooms.lock() = None;
-        let disconnect = self.0.handlers.read().disconnect.clone();
+        let disconnect = self.0.handlers.read().listed(|rare| &rare.disconnect);
         for handler in disconnect {
             self.guard("disconnect", || handler(self.clone(), reason)).await;
         }
