@@ -27,10 +27,11 @@ use crate::transport::webtransport::carrier::Carrier;
 use crate::transport::webtransport::session::Request;
 use crate::transport::{Link, WebTransport};
 
-/// Streams that a peer may hold open. Engine.IO needs one of its own beside HTTP/3's; quinn reserves
-/// memory for each that is allowed (DESIGN D9).
-const BIDIRECTIONAL_STREAMS: u32 = 4;
-const UNIDIRECTIONAL_STREAMS: u32 = 8;
+/// Streams that a peer may hold open. Engine.IO needs one of its own beside HTTP/3's, which are the request and
+/// "at least three" (RFC 9114 6.2); one more of each can be refused. quinn reserves memory for each that is
+/// allowed (DESIGN D9), in a table that is twice as large from the eighth on.
+const BIDIRECTIONAL_STREAMS: u32 = 3;
+const UNIDIRECTIONAL_STREAMS: u32 = 4;
 /// Bytes that a peer may have under way to us on one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that we keep for a peer that has not acknowledged them.

@@ -77,7 +77,7 @@ impl WebTransport {
             send: SendState::Open,
             decoder: LengthPrefixed::new(max_payload),
             news: News::default(),
-            queue: VecDeque::new(),
+            queue: VecDeque::with_capacity(1),
             queued: 0,
         }
     }
