@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    allocator::use_small_pages();
     let environment = |name: &str| std::env::var(name).ok();
     let config = match Config::parse(std::env::args_os(), &environment) {
         Ok(Command::Run(config)) => config,

@@ -126,7 +126,18 @@ impl Drop for Posting {
 /// Shards of the registry, so that connects and polls of different sessions seldom meet on a lock.
 const SHARDS: usize = 64;
 
-type Shard = Mutex<HashMap<Sid, Arc<SessionHandle>>>;
+type Handles = HashMap<Sid, Arc<SessionHandle>>;
+type Shard = Mutex<Handles>;
+
+/// Room that a shard keeps. After a flood 64 tables of its size would stay, and what lies among them with them.
+const KEPT_ROOM: usize = 8;
+
+/// Gives back the room of those who are gone, when they were most.
+fn give_back(handles: &mut Handles) {
+    if handles.capacity() > KEPT_ROOM && handles.len() * 4 <= handles.capacity() {
+        handles.shrink_to(handles.len() * 2);
+    }
+}
 
 /// All sessions of this node.
 #[derive(Debug)]
@@ -156,7 +167,9 @@ impl Registry {
     }
 
     pub(crate) fn remove(&self, sid: &Sid) {
-        if self.shard(sid).lock().remove(sid).is_some() {
+        let mut shard = self.shard(sid).lock();
+        if shard.remove(sid).is_some() {
+            give_back(&mut shard);
             self.len.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -183,5 +196,28 @@ impl Registry {
             .iter()
             .flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_leaves_no_room_behind() {
+        let registry = Registry::default();
+        let handle = |number: usize| {
+            let sid = Sid::parse(&format!("{:02}{number:018}", number % 100)).unwrap();
+            Arc::new(SessionHandle::new(sid, TransportKind::Polling, 1_000))
+        };
+        let all: Vec<_> = (0..3_030).map(handle).collect();
+        all.iter().for_each(|handle| registry.insert(handle.clone()));
+        let (stay, go) = all.split_at(30);
+        let room = || registry.shards.iter().map(|shard| shard.lock().capacity()).sum::<usize>();
+        assert!(room() >= 3_030);
+        go.iter().for_each(|handle| registry.remove(&handle.sid));
+        assert_eq!(registry.len(), 30);
+        assert!(stay.iter().all(|handle| registry.find(&handle.sid).is_some()));
+        assert!(room() <= SHARDS * KEPT_ROOM, "{} places for 30", room());
     }
 }

@@ -55,9 +55,7 @@ impl<T: Clone> Rooms<T> {
         }
         let mut rooms = member.rooms;
         rooms.insert(0, member.id);
-        if self.members.is_empty() {
-            self.shrink();
-        }
+        self.give_back();
         Some(rooms)
     }
 
@@ -146,15 +144,35 @@ impl<T: Clone> Rooms<T> {
             members.remove(&key);
             if members.is_empty() {
                 self.rooms.remove(room);
+            } else if is_sparse(members.len(), members.capacity()) {
+                members.shrink_to(members.len() * 2);
             }
         }
     }
 
-    fn shrink(&mut self) {
-        self.members = Slab::new();
-        self.ids.shrink_to_fit();
-        self.rooms.shrink_to_fit();
+    /// Gives back the room of those who are gone, when they were most. The members keep their places, which are in
+    /// one piece, until the last has left.
+    fn give_back(&mut self) {
+        if self.members.is_empty() {
+            self.members = Slab::new();
+            self.ids.shrink_to_fit();
+            self.rooms.shrink_to_fit();
+        }
+        if is_sparse(self.ids.len(), self.ids.capacity()) {
+            self.ids.shrink_to(self.ids.len() * 2);
+        }
+        if is_sparse(self.rooms.len(), self.rooms.capacity()) {
+            self.rooms.shrink_to(self.rooms.len() * 2);
+        }
     }
+}
+
+/// Room that a table keeps.
+const KEPT_ROOM: usize = 8;
+
+/// Is so little left in a table that copying it is paid for by those who have left?
+fn is_sparse(len: usize, capacity: usize) -> bool {
+    capacity > KEPT_ROOM && len * 4 <= capacity
 }
 
 /// The members of a room: those who joined it, and the socket whose id it is.
@@ -214,6 +232,22 @@ mod tests {
         assert_eq!(selected(&mut rooms, &target(&["a"], &[])), ["a", "b"]);
         rooms.leave("a", &["a".into()]);
         assert_eq!(selected(&mut rooms, &target(&["a"], &[])), ["a", "b"], "one's own room stays");
+    }
+
+    #[test]
+    fn who_is_gone_leaves_no_room_behind() {
+        let mut rooms = Rooms::default();
+        let names = (0..3_030).map(|number| Str::from(format!("s{number}"))).collect::<Vec<_>>();
+        for name in &names {
+            rooms.insert(name.clone(), ());
+            rooms.join(name, &["all".into(), format!("of {name}").into()]);
+        }
+        for name in &names[30..] {
+            rooms.remove(name);
+        }
+        assert_eq!(rooms.select(&target(&["all"], &[])).len(), 30);
+        let room = [rooms.ids.capacity(), rooms.rooms.capacity(), rooms.rooms["all"].capacity()];
+        assert!(room.iter().all(|room| *room < 4 * 31), "{room:?}");
     }
 
     #[test]
