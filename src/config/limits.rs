@@ -42,8 +42,8 @@ pub struct LimitsConfig {
     /// A second's worth may come at once; then reading pauses, until the client is within its rate.
     /// Default: 2,000.
     pub packet_rate: Option<usize>,
-    /// Bytes of packets a second likewise, of which a quarter of a second's worth may come at once. At
-    /// least an eighth of
+    /// Bytes of packets a second likewise, of which a quarter of a second's worth may come at once; a newcomer
+    /// has a twentieth, and earns the rest by silence. At least an eighth of
     /// [`EngineConfig::max_payload`](super::EngineConfig::max_payload), so that no message takes longer than
     /// 8 s of the time that a pong has. Default: 2 MiB.
     pub byte_rate: Option<usize>,

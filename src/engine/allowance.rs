@@ -10,9 +10,11 @@ use crate::config::LimitsConfig;
 
 /// Packets that may come at once: this long's worth of the rate.
 const PACKET_BURST: Duration = Duration::from_secs(1);
-/// Bytes likewise. Less, for each connection has it anew: whoever opens one after the other and fills it would keep
-/// the processors busy with nothing but bursts.
+/// Bytes likewise. Less, for whoever has many connections would keep the processors busy with nothing but bursts.
 const BYTE_BURST: Duration = Duration::from_millis(250);
+/// What of it a newcomer has: as much as who comes from a pause. The rest it earns by sending nothing, for one that
+/// is thrown out can come again at once.
+const FIRST_BYTES: Duration = STRIDE;
 /// How much of that a pause gives back, so that reading does not stutter.
 const STRIDE: Duration = Duration::from_millis(50);
 
@@ -33,9 +35,15 @@ struct Rate {
 }
 
 impl Rate {
-    fn new(per_second: Option<usize>, burst: Duration, now: Instant) -> Option<Self> {
+    /// `first`: what of the burst may come before there was time to earn it.
+    fn new(
+        per_second: Option<usize>,
+        burst: Duration,
+        first: Duration,
+        now: Instant,
+    ) -> Option<Self> {
         let per_second = per_second?.max(1) as u64;
-        Some(Self { per_second, burst, due: now })
+        Some(Self { per_second, burst, due: now + (burst - first) })
     }
 
     /// The end of the pause that is needed after this.
@@ -49,8 +57,8 @@ impl Rate {
 impl Allowance {
     pub(crate) fn new(limits: &LimitsConfig, now: Instant) -> Self {
         Self {
-            packets: Rate::new(limits.packet_rate, PACKET_BURST, now),
-            bytes: Rate::new(limits.byte_rate, BYTE_BURST, now),
+            packets: Rate::new(limits.packet_rate, PACKET_BURST, PACKET_BURST, now),
+            bytes: Rate::new(limits.byte_rate, BYTE_BURST, FIRST_BYTES, now),
             paused_until: None,
         }
     }
@@ -116,11 +124,26 @@ mod tests {
     fn bytes_count_beside_packets_and_one_message_may_be_of_any_size() {
         let now = Instant::now();
         let mut allowance = Allowance::new(&limits(Some(1_000), Some(4_000)), now);
+        let now = now + BYTE_BURST;
         assert_eq!(allowance.take(now, 1, 1_000), None, "a quarter of a second's worth");
         assert_eq!(allowance.take(now, 1, 1), Some(Limit::ByteRate));
-        let mut large = Allowance::new(&limits(None, Some(1_000)), now);
+        let mut large = Allowance::new(&limits(None, Some(1_000)), now - BYTE_BURST);
         assert_eq!(large.take(now, 1, 3_000), Some(Limit::ByteRate));
         assert_eq!(large.poll_timeout(), Some(now + Duration::from_millis(2_750) + STRIDE));
+    }
+
+    #[test]
+    fn a_newcomer_may_send_a_twentieth_of_a_second_and_earns_the_rest() {
+        let start = Instant::now();
+        let newcomer = || Allowance::new(&limits(None, Some(4_000)), start);
+        assert_eq!(newcomer().take(start, 1, 200), None);
+        assert_eq!(newcomer().take(start, 1, 201), Some(Limit::ByteRate));
+        let later = start + Duration::from_millis(100);
+        assert_eq!(newcomer().take(later, 1, 600), None, "100 ms more");
+        assert_eq!(newcomer().take(later, 1, 601), Some(Limit::ByteRate));
+        let in_an_hour = start + Duration::from_secs(3_600);
+        assert_eq!(newcomer().take(in_an_hour, 1, 1_000), None);
+        assert_eq!(newcomer().take(in_an_hour, 1, 1_001), Some(Limit::ByteRate), "not more");
     }
 
     #[test]

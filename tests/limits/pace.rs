@@ -198,14 +198,16 @@ async fn fragments_of_a_websocket_count_as_packets() {
 /// At its end it would be too late to read a large message more slowly.
 #[tokio::test]
 async fn a_message_is_charged_as_it_comes() {
-    let config = limited(None, Some(4 * MAX_PAYLOAD));
+    let config = limited(None, Some(MAX_PAYLOAD));
     let server = TestServer::start(small(), echo, |builder| builder.config(config)).await;
     let mut client = server.connect(TransportKind::WebSocket).await;
-    let message = websocket_frame(0x81, format!("4{}", "x".repeat(60_000)).as_bytes());
-    client.send_bytes(&message).await;
+    let message = |len| websocket_frame(0x81, format!("4{}", "x".repeat(len)).as_bytes());
+    client.send_bytes(&message(4_000)).await;
     client.recv().await;
-    assert_eq!(hit(&server, "byte_rate"), 0, "a quarter of a second's worth is not used up");
-    let (most, rest) = message.split_at(message.len() - 1);
+    assert_eq!(hit(&server, "byte_rate"), 0, "a newcomer's worth is not used up");
+    // more than what may come at once, however long it has earned that
+    let large = message(60_000);
+    let (most, rest) = large.split_at(large.len() - 1);
     client.send_bytes(most).await;
     eventually("a message to be charged", || hit(&server, "byte_rate") > 0).await;
     client.send_bytes(rest).await;
