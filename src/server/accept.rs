@@ -2,16 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
 
 use super::core::Core;
 use super::driver::Driver;
-use super::limits::Connected;
+use super::handover::Handover;
 use super::registry::{Command, SessionHandle};
 use crate::engine::door::client_address;
 use crate::engine::handshake::{Handshake, HandshakeError, Refusal, is_secret, parse_query};
@@ -39,7 +41,14 @@ enum Verified {
 }
 
 /// Answers any request to the Engine.IO path.
-pub(crate) async fn handle(core: Arc<Core>, peer: Peer, request: Request<Body>) -> Response<Body> {
+///
+/// `handover` is the connection's, if our own listener serves it.
+pub(crate) async fn handle(
+    core: Arc<Core>,
+    peer: Peer,
+    handover: Option<Arc<Handover>>,
+    request: Request<Body>,
+) -> Response<Body> {
     let query = parse_query(request.uri().query().unwrap_or_default());
     let parameter =
         |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
@@ -56,8 +65,13 @@ pub(crate) async fn handle(core: Arc<Core>, peer: Peer, request: Request<Body>) 
         Err(HandshakeError::Forbidden.into())
     };
     let mut response = match verified {
-        Ok(Verified::Open(kind)) => open(&core, peer, request, query.clone(), &facts, kind).await,
-        Ok(Verified::Known(session)) if upgrade => Ok(upgrade_session(&core, request, session)),
+        Ok(Verified::Open(TransportKind::WebSocket)) => {
+            open_websocket(&core, peer, handover, request, query).await
+        }
+        Ok(Verified::Open(_)) => open_polling(&core, peer, request, query, &facts).await,
+        Ok(Verified::Known(session)) if upgrade => {
+            Ok(upgrade_session(&core, handover, request, session))
+        }
         Ok(Verified::Known(session)) => Ok(polling(&core, request, session, &facts).await),
         Err(refusal) => Err(refusal),
     }
@@ -126,22 +140,20 @@ fn request_authority(request: &Request<Body>) -> Option<&str> {
     host.or_else(|| request.uri().authority().map(|authority| authority.as_str()))
 }
 
-/// Opens a session by polling or WebSocket.
-async fn open(
-    core: &Arc<Core>,
+/// What the session keeps of the request that opens it. Takes its header fields.
+fn handshake_of(
+    core: &Core,
     peer: Peer,
-    request: Request<Body>,
-    query: Vec<(String, String)>,
-    facts: &RequestFacts,
     kind: TransportKind,
-) -> Result<Response<Body>, Refusal> {
+    request: &mut Request<Body>,
+    query: Vec<(String, String)>,
+) -> Arc<Handshake> {
+    let mut headers = std::mem::take(request.headers_mut());
     // Copied, since hyper's values are slices of its read buffer, which they would keep alive.
-    let mut headers = http::HeaderMap::with_capacity(request.headers().len() + 1);
-    for (name, value) in request.headers() {
-        if let Ok(mut copy) = http::HeaderValue::from_bytes(value.as_bytes()) {
-            copy.set_sensitive(is_secret(name));
-            headers.append(name, copy);
-        }
+    for (name, value) in &mut headers {
+        let copy = http::HeaderValue::from_bytes(value.as_bytes());
+        *value = copy.unwrap_or_else(|_| http::HeaderValue::from_static(""));
+        value.set_sensitive(is_secret(name));
     }
     if let Some(authority) = request.uri().authority()
         && let Ok(host) = http::HeaderValue::try_from(authority.as_str())
@@ -150,7 +162,7 @@ async fn open(
     }
     let url = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let trusted = &core.config.limits.trusted_proxies;
-    let handshake = Arc::new(Handshake {
+    Arc::new(Handshake {
         transport: kind.name(),
         address: client_address(trusted, peer.address.ip(), &headers),
         url,
@@ -159,13 +171,35 @@ async fn open(
         peer: peer.address,
         secure: peer.secure,
         issued: SystemTime::now(),
-    });
+    })
+}
+
+/// Opens a session by WebSocket.
+async fn open_websocket(
+    core: &Arc<Core>,
+    peer: Peer,
+    handover: Option<Arc<Handover>>,
+    mut request: Request<Body>,
+    query: Vec<(String, String)>,
+) -> Result<Response<Body>, Refusal> {
+    let handshake = handshake_of(core, peer, TransportKind::WebSocket, &mut request, query);
     let place = core.admit(&handshake).await?;
-    if kind == TransportKind::WebSocket {
-        return Ok(accept_websocket(core, request, move |core, link| {
-            Some(core.begin(link, handshake, place).1)
-        }));
-    }
+    let headers = handshake.clone();
+    Ok(accept_websocket(core, handover, request, &headers.headers, true, move |core, link| {
+        Some(core.begin(link, handshake, place).1)
+    }))
+}
+
+/// Opens a session by polling.
+async fn open_polling(
+    core: &Arc<Core>,
+    peer: Peer,
+    mut request: Request<Body>,
+    query: Vec<(String, String)>,
+    facts: &RequestFacts,
+) -> Result<Response<Body>, Refusal> {
+    let handshake = handshake_of(core, peer, TransportKind::Polling, &mut request, query);
+    let place = core.admit(&handshake).await?;
     let mut link = Polling::default();
     let (answer, receiver) = oneshot::channel();
     // a fresh link has no poll that this could overlap
@@ -286,59 +320,74 @@ async fn post(
 /// A WebSocket for a session that exists: the session decides whether it takes it as an upgrade.
 fn upgrade_session(
     core: &Arc<Core>,
-    request: Request<Body>,
+    handover: Option<Arc<Handover>>,
+    mut request: Request<Body>,
     session: Arc<SessionHandle>,
 ) -> Response<Body> {
-    accept_websocket(core, request, move |_, link| {
+    let headers = std::mem::take(request.headers_mut());
+    // the session may be gone before it writes: the answer does not wait for it
+    accept_websocket(core, handover, request, &headers, false, move |_, link| {
         session.send(Command::Attach(link));
         None
     })
 }
 
 /// Answers with 101 and hands the link over when the connection has been upgraded. A session that begins
-/// with it goes on as the task that waited for it.
+/// with it goes on as the connection's task, or as the one that waited for it. With `keep` the link has the
+/// answer to write, where that can be.
 fn accept_websocket(
     core: &Arc<Core>,
+    handover: Option<Arc<Handover>>,
     mut request: Request<Body>,
+    headers: &http::HeaderMap,
+    keep: bool,
     take: impl FnOnce(&Core, Link) -> Option<Driver> + Send + 'static,
 ) -> Response<Body> {
     let engine = &core.config.engine;
     let deflate =
         engine.per_message_deflate.as_ref().map(|option| Deflate { threshold: option.threshold });
-    let handshake = match websocket::negotiate(request.method(), request.headers(), deflate) {
+    let handshake = match websocket::negotiate(request.method(), headers, deflate) {
         Ok(handshake) => handshake,
         Err(error) => {
             tracing::debug!(%error, "a WebSocket handshake was refused");
             return wire::refuse_upgrade(&HandshakeError::BadRequest.into());
         }
     };
-    let connected = request.extensions_mut().remove::<Arc<Connected>>();
     let upgrade = hyper::upgrade::on(&mut request);
     let mut response = wire::empty(StatusCode::SWITCHING_PROTOCOLS);
-    response.headers_mut().extend(handshake.headers());
+    *response.headers_mut() = handshake.headers();
     let config = WebSocketConfig { max_payload: engine.max_payload };
     let (core, deadline) = (core.clone(), engine.upgrade_timeout);
-    tokio::spawn(async move {
-        let upgraded = tokio::time::timeout(deadline, upgrade).await;
-        let driver = match upgraded {
-            Ok(Ok(upgraded)) => {
-                let stream = Upgraded::new(upgraded).keeping(connected.map(|kept| kept as _));
-                let link = WebSocket::new(stream, handshake.deflate, config);
-                take(&core, Link::WebSocket(Box::new(link)))
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a WebSocket upgrade broke off");
-                None
-            }
-            Err(_) => {
-                tracing::debug!("a WebSocket upgrade took too long");
-                None
-            }
-        };
-        drop(core);
-        if let Some(driver) = driver {
-            driver.await;
-        }
-    });
+    let take = move |stream: Upgraded, answer: Bytes| {
+        let mut link = WebSocket::new(stream, handshake.deflate, config);
+        link.go_on(answer);
+        take(&core, Link::WebSocket(Box::new(link)))
+    };
+    match handover {
+        Some(handover) => handover.agree(upgrade, keep, Box::new(take)),
+        None => drop(tokio::spawn(take_upgraded(upgrade, deadline, take))),
+    }
     response
+}
+
+/// For connections that are not our own listener's.
+async fn take_upgraded(
+    upgrade: OnUpgrade,
+    deadline: Duration,
+    take: impl FnOnce(Upgraded, Bytes) -> Option<Driver>,
+) {
+    let driver = match tokio::time::timeout(deadline, upgrade).await {
+        Ok(Ok(upgraded)) => take(Upgraded::new(upgraded), Bytes::new()),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a WebSocket upgrade broke off");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("a WebSocket upgrade took too long");
+            None
+        }
+    };
+    if let Some(driver) = driver {
+        driver.await;
+    }
 }

@@ -8,27 +8,29 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Response};
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use socket2::SockRef;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tower::{Service, ServiceExt as _};
 
-use super::accept::Peer;
+use super::accept::{self, Peer};
 use super::core::Core;
 use super::descriptors::{Gate, Pass};
-use super::limits::Connected;
+use super::driver::Driver;
+use super::handover::{Handover, Life, Wire};
 use super::quic::to_canonical;
 use crate::engine::door::Limit;
 use crate::error::ServeError;
+use crate::transport::http::Stream;
 
 /// Connections that wait to be accepted; a deploy brings thousands at once.
 const BACKLOG: i32 = 4096;
@@ -132,6 +134,10 @@ pub(super) struct Served {
 /// Serves until the server is closed, and then until what is under way has been answered, for a moment.
 pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Served) {
     let gate = Gate::new();
+    let app = App { engine: full.as_ref().map(|_| core.clone()), routes: app };
+    let engine = &core.config.engine;
+    let stall = engine.ping_interval + engine.ping_timeout;
+    prepare(&listener, stall);
     let closed = core.closed();
     tokio::pin!(closed);
     // every connection holds a sender: the channel ends with the last one
@@ -149,19 +155,17 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
                 continue;
             }
         };
-        // small packets are what this server sends
-        let _ = stream.set_nodelay(true);
-        let engine = &core.config.engine;
-        limit_stall(&stream, engine.ping_interval + engine.ping_timeout);
+        configure(&stream, stall);
         let peer = Peer { address: to_canonical(address), secure: tls.is_some() };
         // the admin port is for those who run the server
         let counted = full.as_ref().map(|_| core.limits.connect(peer.address.ip()));
         let connected = match counted {
             Some(None) => continue, // closed, without the work of saying why
-            Some(connected) => connected.map(Arc::new),
+            Some(connected) => connected,
             None => None,
         };
-        let guest = Guest { peer, connected, head_max: core.config.limits.max_header_bytes };
+        let handover = Handover::new(connected);
+        let guest = Guest { peer, handover, head_max: core.config.limits.max_header_bytes };
         let (tls, closed, alive) = (tls.clone(), core.closed(), alive.clone());
         let pass = full.as_ref().map_or(Pass::Serve, |_| gate.pass(&stream));
         if !matches!(pass, Pass::Serve) {
@@ -169,20 +173,22 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
         }
         match (pass, &full) {
             (Pass::Refuse(permit), Some(full)) => {
-                let full = full.clone();
-                tokio::spawn(async move {
-                    let refused = serve(tls, stream, guest, full, closed);
+                let app = App { engine: None, routes: full.clone() };
+                tokio::spawn(Life::Http(Box::pin(async move {
+                    let refused = serve(tls, stream, guest, app, closed);
                     let _ = tokio::time::timeout(REFUSAL, refused).await;
                     drop((permit, alive));
-                });
+                    None
+                })));
             }
             (Pass::Drop, _) => {}
             _ => {
                 let app = app.clone();
-                tokio::spawn(async move {
-                    serve(tls, stream, guest, app, closed).await;
+                tokio::spawn(Life::Http(Box::pin(async move {
+                    let session = serve(tls, stream, guest, app, closed).await;
                     drop(alive);
-                });
+                    session
+                })));
             }
         }
     }
@@ -190,38 +196,72 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
     let _ = tokio::time::timeout(LAST_ANSWERS, all_gone.recv()).await;
 }
 
+/// Sets the options of all connections on the listener, from which Linux copies them: two calls less for each.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn prepare(listener: &TcpListener, stall: Duration) {
+    set_options(SockRef::from(listener), stall);
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn configure(_: &TcpStream, _: Duration) {}
+
+/// Other systems may copy them or not.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn prepare(_: &TcpListener, _: Duration) {}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn configure(stream: &TcpStream, stall: Duration) {
+    set_options(SockRef::from(stream), stall);
+}
+
+/// No failure matters: they are no more than better.
+fn set_options(socket: SockRef<'_>, stall: Duration) {
+    // small packets are what this server sends
+    let _ = socket.set_tcp_nodelay(true);
+    limit_stall(&socket, stall);
+}
+
 /// Lets the system cut off a peer that has taken nothing of what waits for it for so long. A session has its
 /// heartbeat; for an answer of HTTP, whose reader may hold megabytes of ours, there is nothing else.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn limit_stall(stream: &TcpStream, after: Duration) {
-    // it fails for a connection that has ended already
-    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(after));
+fn limit_stall(socket: &SockRef<'_>, after: Duration) {
+    let _ = socket.set_tcp_user_timeout(Some(after));
 }
 
 /// Other systems have no such limit.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn limit_stall(_: &TcpStream, _: Duration) {}
+fn limit_stall(_: &SockRef<'_>, _: Duration) {}
 
 /// Who is at the other end of a connection.
 #[derive(Clone)]
 struct Guest {
     peer: Peer,
-    /// Counts the connection; the admin port has none.
-    connected: Option<Arc<Connected>>,
+    handover: Arc<Handover>,
     /// The bytes that a request's head may have.
     head_max: usize,
 }
 
+/// What a connection is served.
+#[derive(Clone)]
+struct App {
+    /// Takes requests to the protocol's path past the routes, which know it as well: they cost a tenth of what
+    /// a client costs that comes and goes.
+    engine: Option<Arc<Core>>,
+    routes: Router,
+}
+
+/// The session that the connection is to go on as, if any.
 async fn serve(
     tls: Option<TlsAcceptor>,
     stream: TcpStream,
     guest: Guest,
-    app: Router,
-    closed: impl Future<Output = ()>,
-) {
+    app: App,
+    closed: impl Future<Output = ()> + Send,
+) -> Option<Driver> {
     match tls {
         None => serve_plain(stream, guest, app, closed).await,
-        Some(tls) => serve_tls(&tls, stream, guest, app, closed).await,
+        // large, and not to be paid for by those without
+        Some(tls) => Box::pin(serve_tls(&tls, stream, guest, app, closed)).await,
     }
 }
 
@@ -234,39 +274,43 @@ async fn serve_tls(
     tls: &TlsAcceptor,
     stream: TcpStream,
     guest: Guest,
-    app: Router,
-    closed: impl Future<Output = ()>,
-) {
+    app: App,
+    closed: impl Future<Output = ()> + Send,
+) -> Option<Driver> {
     let stream = match tokio::time::timeout(TLS_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(peer = %guest.peer.address, %error, "a TLS handshake failed");
-            return;
+            return None;
         }
         Err(_) => {
             tracing::debug!(peer = %guest.peer.address, "a TLS handshake took too long");
-            return;
+            return None;
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         serve_http2(stream, guest, app, closed).await;
+        None
     } else {
-        serve_plain(stream, guest, app, closed).await;
+        serve_plain(stream, guest, app, closed).await
     }
 }
 
 /// HTTP/1.1. Chosen outright, since guessing the version would wait for its first byte without a deadline,
 /// and no browser speaks HTTP/2 without TLS.
-async fn serve_plain<S>(stream: S, guest: Guest, app: Router, closed: impl Future<Output = ()>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve_plain<S: Stream>(
+    stream: S,
+    guest: Guest,
+    app: App,
+    closed: impl Future<Output = ()>,
+) -> Option<Driver> {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(guest.head_max);
-    let connection = builder.serve_connection(TokioIo::new(stream), service(guest.clone(), app));
+    let stream = TokioIo::new(Wire::new(stream, guest.handover.clone()));
+    let connection = builder.serve_connection(stream, service(guest.clone(), app));
     let connection = connection.with_upgrades();
     tokio::pin!(connection, closed);
     let result = tokio::select! {
@@ -277,9 +321,10 @@ where
         }
     };
     log_end(&guest, result);
+    guest.handover.complete::<S>()
 }
 
-async fn serve_http2<S>(stream: S, guest: Guest, app: Router, closed: impl Future<Output = ()>)
+async fn serve_http2<S>(stream: S, guest: Guest, app: App, closed: impl Future<Output = ()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -312,17 +357,17 @@ const HTTP2_PING: Duration = Duration::from_secs(20);
 
 fn log_end(guest: &Guest, result: hyper::Result<()>) {
     if let Err(error) = result {
-        if let Some(connected) = guest.connected.as_ref().filter(|_| error.is_parse_too_large()) {
+        if let Some(connected) = guest.handover.connected().filter(|_| error.is_parse_too_large()) {
             connected.hit(Limit::HeadBytes, guest.peer.address.ip());
         }
         tracing::debug!(peer = %guest.peer.address, %error, "a connection broke");
     }
 }
 
-/// The application, with the peer's address in every request, and what counts the connection.
+/// The application, with the peer's address in every request, and what the connection is.
 fn service(
     guest: Guest,
-    app: Router,
+    app: App,
 ) -> TowerToHyperService<
     impl Service<
         Request<Incoming>,
@@ -331,11 +376,40 @@ fn service(
         Future: Send + 'static,
     > + Clone,
 > {
-    TowerToHyperService::new(tower::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(guest.peer);
-        if let Some(connected) = &guest.connected {
-            request.extensions_mut().insert(connected.clone());
+    TowerToHyperService::new(tower::service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        let peer = guest.peer;
+        // a connection of HTTP/2 stays one
+        let is_own = request.version() < Version::HTTP_2;
+        let handover = is_own.then(|| guest.handover.clone());
+        if let Some(core) = &app.engine
+            && request.uri().path() == core.config.engine.path
+            && [Method::GET, Method::POST].contains(request.method())
+        {
+            let answer = accept::handle(core.clone(), peer, handover, request);
+            return Either::Left(answer.map(Ok));
         }
-        app.clone().oneshot(request.map(Body::new))
+        request.extensions_mut().insert(peer);
+        handover.map(|handover| request.extensions_mut().insert(handover));
+        Either::Right(app.routes.clone().oneshot(request))
     }))
+}
+
+#[cfg(target_os = "linux")]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_have_the_options_of_their_listener() {
+        let (listener, _) = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        prepare(&listener, Duration::from_secs(45));
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        configure(&stream, Duration::from_secs(45));
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(45)));
+    }
 }

@@ -9,6 +9,7 @@ mod core;
 mod descriptors;
 mod direct;
 mod driver;
+mod handover;
 mod limits;
 mod listen;
 mod quic;
@@ -43,6 +44,7 @@ use tokio_rustls::TlsAcceptor;
 use self::accept::Peer;
 use self::core::{AdmitFn, Core, Protocol, RawFn};
 pub use self::descriptors::raise_descriptor_limit;
+use self::handover::Handover;
 use self::quic::Quic;
 pub use self::raw::EngineSocket;
 use crate::cluster::Bus;
@@ -345,9 +347,10 @@ running!(EngineServer);
 impl Running {
     fn router(&self) -> Router {
         let core = self.core.clone();
-        let handler = move |request: Request<Body>| {
+        let handler = move |mut request: Request<Body>| {
             let peer = peer_of(&request);
-            accept::handle(core.clone(), peer, request)
+            let handover = request.extensions_mut().remove::<Arc<Handover>>();
+            accept::handle(core.clone(), peer, handover, request)
         };
         let path = self.core.config.engine.path.as_str();
         let mut router = Router::new()

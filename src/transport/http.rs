@@ -34,34 +34,54 @@ pub(crate) struct Upgraded {
     _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
+/// A stream that may be below a WebSocket.
 #[derive(Debug)]
-enum Io {
+pub(crate) enum Io {
     Tcp(Tcp),
     Tls(Box<TlsStream<TcpStream>>),
     /// The application brought its own listener.
     Other(Box<TokioIo<hyper::upgrade::Upgraded>>),
 }
 
+/// A stream that our own listener serves.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Into<Io> + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Into<Io> + Unpin + Send + 'static> Stream for S {}
+
+impl From<TcpStream> for Io {
+    fn from(stream: TcpStream) -> Self {
+        Self::Tcp(Tcp::new(stream))
+    }
+}
+
+impl From<TlsStream<TcpStream>> for Io {
+    fn from(stream: TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(stream))
+    }
+}
+
 impl Upgraded {
+    /// What hyper gives to those who wait for an upgrade.
     pub(crate) fn new(upgraded: hyper::upgrade::Upgraded) -> Self {
         let upgraded = match unwrap::<TcpStream>(upgraded) {
-            Ok((head, io)) => return Self::over(Io::Tcp(Tcp::new(io)), head),
+            Ok((head, io)) => return Self::over(io.into(), head),
             Err(upgraded) => upgraded,
         };
         match unwrap::<TlsStream<TcpStream>>(upgraded) {
-            Ok((head, io)) => Self::over(Io::Tls(Box::new(io)), head),
+            Ok((head, io)) => Self::over(io.into(), head),
             Err(other) => Self::over(Io::Other(Box::new(TokioIo::new(other))), Bytes::new()),
         }
     }
 
-    fn over(io: Io, head: Bytes) -> Self {
+    /// `head` are bytes that were read past the request.
+    pub(crate) fn over(io: Io, head: Bytes) -> Self {
         Self { head: kept(head), io, _kept: None }
     }
 
     /// The stream for others to write to as well, if a write to it is one to the system.
     pub(crate) fn shared(&self) -> Option<&Arc<OwnedWriteHalf>> {
         match &self.io {
-            Io::Tcp(io) => Some(&io.write),
+            Io::Tcp(io) => Some(io.write()),
             Io::Tls(_) | Io::Other(_) => None,
         }
     }
@@ -74,15 +94,34 @@ impl Upgraded {
 
 /// A TCP stream to which not only its owner may write. Nothing is ever left over between two writes.
 #[derive(Debug)]
-struct Tcp {
+pub(crate) struct Tcp {
     read: OwnedReadHalf,
-    write: Arc<OwnedWriteHalf>,
+    /// Always there, but while this is dropped.
+    write: Option<Arc<OwnedWriteHalf>>,
+    /// The peer has ended its side.
+    is_ended: bool,
 }
 
 impl Tcp {
     fn new(stream: TcpStream) -> Self {
         let (read, write) = stream.into_split();
-        Self { read, write: Arc::new(write) }
+        Self { read, write: Some(Arc::new(write)), is_ended: false }
+    }
+
+    fn write(&self) -> &Arc<OwnedWriteHalf> {
+        self.write.as_ref().expect("only `drop` takes it")
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = ready!(Pin::new(&mut self.read).poll_read(cx, buffer));
+        self.is_ended |=
+            outcome.is_ok() && buffer.filled().len() == before && buffer.remaining() > 0;
+        Poll::Ready(outcome)
     }
 
     fn poll_write(
@@ -91,8 +130,9 @@ impl Tcp {
         write: impl Fn(&OwnedWriteHalf) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.write.as_ref().as_ref().poll_write_ready(cx))?;
-            match write(&self.write) {
+            let stream: &TcpStream = self.write().as_ref().as_ref();
+            ready!(stream.poll_write_ready(cx))?;
+            match write(self.write()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 outcome => return Poll::Ready(outcome),
             }
@@ -100,11 +140,23 @@ impl Tcp {
     }
 
     fn shutdown(&self) -> io::Result<()> {
-        let stream: &TcpStream = self.write.as_ref().as_ref();
+        let stream: &TcpStream = self.write().as_ref().as_ref();
         match SockRef::from(stream).shutdown(Shutdown::Write) {
             // the peer was faster
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             outcome => outcome,
+        }
+    }
+}
+
+impl Drop for Tcp {
+    /// Tokio's half shuts the write side down. After the peer's end that is a call to the system for nothing:
+    /// the connection is closed next.
+    fn drop(&mut self) {
+        if let Some(write) = self.write.take().filter(|_| self.is_ended)
+            && let Ok(write) = Arc::try_unwrap(write)
+        {
+            write.forget();
         }
     }
 }
@@ -142,7 +194,7 @@ impl AsyncRead for Upgraded {
             return Poll::Ready(Ok(()));
         }
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(&mut io.read).poll_read(cx, buffer),
+            Io::Tcp(io) => io.poll_read(cx, buffer),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buffer),
             Io::Other(io) => Pin::new(io).poll_read(cx, buffer),
         }

@@ -37,8 +37,10 @@ enum Phase {
     Skipping,
     /// The framing is broken: no byte can be understood any more.
     Lost,
-    /// The close frame or the end of the stream came.
+    /// The close frame came.
     Ended,
+    /// The stream ended, without a close frame or behind it.
+    Cut,
 }
 
 /// Takes in bytes as they come and gives out events.
@@ -102,17 +104,22 @@ impl Reader {
 
     /// Will no event come any more?
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Lost | Phase::Ended)
+        matches!(self.phase, Phase::Lost | Phase::Ended | Phase::Cut)
     }
 
     /// Did the peer end its side?
     pub(super) fn is_ended(&self) -> bool {
-        self.phase == Phase::Ended
+        matches!(self.phase, Phase::Ended | Phase::Cut)
+    }
+
+    /// Did the stream itself end?
+    pub(super) fn is_cut(&self) -> bool {
+        self.phase == Phase::Cut
     }
 
     /// The stream ended, inside a frame or not: below the framing that is the same.
     pub(super) fn end(&mut self) {
-        self.forget(Phase::Ended);
+        self.forget(Phase::Cut);
     }
 
     /// From now on only the close frame matters.

@@ -353,6 +353,18 @@ async fn a_close_frame_is_answered_and_ends_the_link() {
 }
 
 #[tokio::test]
+async fn who_hung_up_without_a_close_frame_is_sent_what_waits_and_none() {
+    let (mut link, mut peer) = pair(1024);
+    link.queue(&text("last"), false).unwrap();
+    peer.shutdown().await.unwrap();
+    assert_eq!(read(&mut link).await.unwrap(), None);
+    link.close(1000);
+    link.queue(&text("behind it"), false).unwrap();
+    poll_fn(|cx| link.poll_closed(cx)).await;
+    assert_eq!(received(&mut peer), b"\x81\x04last");
+}
+
+#[tokio::test]
 async fn closing_waits_for_the_peers_close_frame_and_drops_messages() {
     let (mut link, mut peer) = pair(1 << 16);
     link.close(1000);
