@@ -465,7 +465,7 @@ impl Socket {
         if was_connected {
             *self.0.last_rooms.lock() = rooms;
             self.0.namespace.metrics.sockets.dec();
-            self.work(Work::Disconnected(reason));
+            self.say_goodbye(reason);
         } else if self.0.inbox.lock().is_idle() {
             // never connected: what a middleware registered would hold the socket for ever
             self.forget_handlers();

@@ -50,6 +50,24 @@ impl Socket {
         }
     }
 
+    /// Runs the handlers of the end, behind what is left to do. Where there are neither, a task would find
+    /// nothing to run.
+    pub(super) fn say_goodbye(&self, reason: CloseReason) {
+        let is_unheard = {
+            let handlers = self.0.handlers.read();
+            handlers
+                .rare
+                .as_ref()
+                .is_none_or(|rare| rare.disconnecting.is_empty() && rare.disconnect.is_empty())
+        };
+        if is_unheard && self.0.inbox.lock().is_idle() {
+            *self.0.last_rooms.lock() = None;
+            self.forget_handlers();
+        } else {
+            self.work(Work::Disconnected(reason));
+        }
+    }
+
     /// `true`: nobody works the inbox off.
     pub(super) fn queue(&self, work: Work) -> bool {
         let (max_events, max_bytes) = self.inbox_bounds();
