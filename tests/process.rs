@@ -440,6 +440,22 @@ async fn the_soft_limit_is_raised_to_the_hard_one() {
     assert!(metrics.contains("quicket_file_descriptors_soft_limit 512\n"), "{metrics}");
 }
 
+/// Of a page of 2 MiB nothing goes back to the system while a byte of it is in use.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn it_takes_no_huge_pages() {
+    let process = Process::start(&[], &[]).await;
+    let pid = process.child.id().unwrap();
+    let of = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let status = of("status");
+    assert!(status.contains("THP_enabled:\t0\n"), "{status}");
+    // flags of a mapping: "hg" is the advice to use them
+    let advised = of("smaps").lines().any(|line| {
+        line.strip_prefix("VmFlags:").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hg"))
+    });
+    assert!(!advised);
+}
+
 fn free_port() -> String {
     let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     free.local_addr().unwrap().port().to_string()
