@@ -129,6 +129,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 
 /// A connection's task: HTTP, and then perhaps a session. HTTP's part is given back before that begins, and
 /// is behind a pointer, since tokio copies a task's future several times.
+#[expect(clippy::large_enum_variant, reason = "most become sessions, and stay so for long")]
 pub(super) enum Life {
     Http(Pin<Box<dyn Future<Output = Option<Driver>> + Send>>),
     Session(Driver),

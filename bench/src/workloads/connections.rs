@@ -48,7 +48,7 @@ pub(crate) fn workloads(lab: &Lab) -> Vec<Workload> {
         title: format!("{} idle memory: {count} connections", transport.name()),
         about:
             "Resident memory of the server's process for each client that is in a namespace and \
-                quiet for some seconds, the process before its first client taken off."
+                quiet for some seconds, what it had after a first visitor taken off."
                 .to_owned(),
         metrics: vec![Metric::new("memory", "resident for each connection", "KiB")],
         peers: speakers(transport),
@@ -120,8 +120,15 @@ fn storm(lab: &Lab, peer: Peer, transport: Transport, count: usize) -> Result<(S
 fn idle(lab: &Lab, peer: Peer, transport: Transport, count: usize) -> Result<(Sample, u64)> {
     let server = lab.start(peer, None)?;
     let mut fleet = transport.fleet()?;
-    let before = server.usage()?;
     let mut visits = Visits { ready: Vec::new(), lost: None };
+    // Code that runs for the first time is read in, and is no client's memory.
+    let visitor = open_all(&mut *fleet, &[server.address], 1, 1, &mut visits)?;
+    visitor.into_iter().for_each(|who| fleet.close(who));
+    let settled = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < settled {
+        fleet.turn(settled, &mut visits)?;
+    }
+    let before = server.usage()?;
     open_all(&mut *fleet, &[server.address], count, AT_ONCE, &mut visits)?;
     let until = Instant::now() + lab.mode.seconds(3, if lab.mode == Mode::Full { 8 } else { 3 });
     while Instant::now() < until {
