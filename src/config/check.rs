@@ -158,6 +158,11 @@ impl Config {
             ("recovery-max-events", 1, socketio.recovery.max_events),
             ("recovery-history-entries", 1, socketio.recovery.history_entries),
             ("webtransport-max-pending-handshakes", 1, self.webtransport.max_pending_handshakes),
+            (
+                "webtransport-max-pending-handshakes-per-ip",
+                1,
+                self.webtransport.max_pending_handshakes_per_ip,
+            ),
         ] {
             found.unless((least..=MAX_COUNT).contains(&count), setting, || {
                 format!("from {least} to {MAX_COUNT}")
@@ -389,6 +394,7 @@ mod tests {
             c.webtransport = WebTransportConfig {
                 keep_alive: zero,
                 max_pending_handshakes: 0,
+                max_pending_handshakes_per_ip: 0,
                 ..WebTransportConfig::default()
             };
             c.shutdown_grace = zero;
@@ -397,7 +403,8 @@ mod tests {
              webtransport-keep-alive max-payload outbox-bytes inbox-bytes max-name-bytes \
              recovery-history-bytes max-namespaces max-rooms \
              inbox-events max-pending-acks recovery-max-events recovery-history-entries \
-             webtransport-max-pending-handshakes max-depth recovery-max-bytes transports";
+             webtransport-max-pending-handshakes webtransport-max-pending-handshakes-per-ip max-depth \
+             recovery-max-bytes transports";
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
     }
 
@@ -410,11 +417,13 @@ mod tests {
             c.socketio.max_depth = MAX_DEPTH + 1;
             c.limits.max_header_bytes = MAX_HEADER_BYTES + 1;
             c.webtransport.max_pending_handshakes = usize::MAX;
+            c.webtransport.max_pending_handshakes_per_ip = MAX_COUNT + 1;
             c.shutdown_grace = Duration::MAX;
             c.socketio.recovery.window = Duration::MAX;
         });
         let expected = "recovery-window shutdown-grace ping-interval max-payload inbox-events \
-             webtransport-max-pending-handshakes max-depth max-header-bytes";
+             webtransport-max-pending-handshakes webtransport-max-pending-handshakes-per-ip max-depth \
+             max-header-bytes";
         assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
     }
 

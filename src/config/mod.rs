@@ -377,6 +377,11 @@ pub struct WebTransportConfig {
     /// QUIC handshakes under way above which a new one must first prove its address (a retry costs
     /// it one round trip); above sixteen times as many, new ones are refused. Default: 256.
     pub max_pending_handshakes: usize,
+    /// Those of one address, for clients that have proven it and for those that have not; loopback is exempt.
+    /// Whoever leaves them unfinished holds each for `upgrade_timeout`, and must not take all places. A large
+    /// office behind one address stays below: a handshake takes two round trips, and a browser has one at a
+    /// time. Default: 64.
+    pub max_pending_handshakes_per_ip: usize,
     /// The host that pages are told to dial, where UDP has an address of its own. Default: none,
     /// which means the page's own host.
     pub public_host: Option<String>,
@@ -398,6 +403,7 @@ impl Default for WebTransportConfig {
             idle_timeout: Duration::from_secs(30),
             segmentation_offload: true,
             max_pending_handshakes: 256,
+            max_pending_handshakes_per_ip: 64,
             public_host: None,
             public_port: None,
             server_id: None,

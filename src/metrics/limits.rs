@@ -14,7 +14,7 @@ use crate::engine::door::Limit;
 /// Metrics of limits.
 pub(crate) struct LimitMetrics {
     /// Times that a limit was met.
-    pub(super) hit: By<Limit, Counter>,
+    pub(crate) hit: By<Limit, Counter>,
     /// Newcomers that wait for their turn.
     pub(crate) waiting: Gauge,
     log: Mutex<[Sample; Limit::ALL.len()]>,

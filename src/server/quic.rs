@@ -18,7 +18,7 @@ use super::quic_lb::RoutableIds;
 use super::quic_runtime::{QuicRuntime, keeping};
 use super::registry::Command;
 use crate::config::ServerId;
-use crate::engine::door::subscriber;
+use crate::engine::door::{Limit, subscriber};
 use crate::engine::handshake::{FirstPacket, HandshakeError};
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
@@ -44,10 +44,6 @@ const UNSEEN_WINDOW_OF_ALL: u64 = 16 * 1024 * 1024;
 /// Bytes of datagrams that are kept, the newest: QUIC must offer them for browsers to speak WebTransport,
 /// and nobody reads them.
 const DATAGRAM_BUFFER: usize = 64 * 1024;
-/// Unfinished handshakes of one address, for those that have proven it and for those that have not. A large
-/// office behind one address stays below: a handshake takes two round trips, and a browser has one at a
-/// time. Whoever leaves them unfinished holds each for `upgrade_timeout`, and must not take all places.
-const PENDING_OF_ADDRESS: usize = 64;
 /// Newcomers are refused at so many times the number of handshakes above which they must prove their address.
 const REFUSED_ABOVE: usize = 16;
 /// H3_NO_ERROR (RFC 9114 8.1).
@@ -148,6 +144,13 @@ struct Counts {
     of: HashMap<IpAddr, [usize; 2]>,
 }
 
+/// See `webtransport.max_pending_handshakes` and `webtransport.max_pending_handshakes_per_ip`.
+#[derive(Clone, Copy)]
+struct Most {
+    all: usize,
+    of_address: usize,
+}
+
 /// What to do with a newcomer.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -158,16 +161,16 @@ enum Verdict {
 }
 
 impl Pending {
-    /// Counts a newcomer that is accepted. `limit`: see `webtransport.max_pending_handshakes`.
-    fn enter(&self, limit: usize, address: IpAddr, proven: bool) -> Verdict {
+    /// Counts a newcomer that is accepted.
+    fn enter(&self, most: Most, address: IpAddr, proven: bool) -> Verdict {
         let mut counts = self.0.lock();
         let of = counts.of.get(&address).map_or(0, |of| of[usize::from(proven)]);
         // a load test, or a tunnel that many clients share
-        let crowd = of >= PENDING_OF_ADDRESS && !address.is_loopback();
-        if counts.all >= limit.saturating_mul(REFUSED_ABOVE) || crowd && proven {
+        let crowd = of >= most.of_address && !address.is_loopback();
+        if counts.all >= most.all.saturating_mul(REFUSED_ABOVE) || crowd && proven {
             return Verdict::Refuse;
         }
-        if !proven && (counts.all >= limit || crowd) {
+        if !proven && (counts.all >= most.all || crowd) {
             return Verdict::Retry;
         }
         counts.all += 1;
@@ -208,8 +211,12 @@ impl Slot {
     fn take(core: &Core, pending: &Arc<Pending>, incoming: Incoming) -> Option<(Self, Incoming)> {
         let address = subscriber(incoming.remote_address().ip());
         let proven = incoming.remote_address_validated();
-        let limit = core.config.webtransport.max_pending_handshakes;
-        match pending.enter(limit, address, proven) {
+        let settings = &core.config.webtransport;
+        let most = Most {
+            all: settings.max_pending_handshakes,
+            of_address: settings.max_pending_handshakes_per_ip,
+        };
+        match pending.enter(most, address, proven) {
             Verdict::Accept => {
                 let (pending, counts) = (pending.clone(), AtomicBool::new(true));
                 let slot = Self { pending, address, proven, counts };
@@ -262,7 +269,13 @@ async fn accept(
     carrier: Option<Arc<Carrier>>,
 ) -> Result<(), String> {
     let peer = to_canonical(connection.remote_address());
-    let request = Request::read(connection).await.map_err(|error| error.to_string())?;
+    let max_head = core.config.limits.max_header_bytes;
+    let request = Request::read(connection, max_head).await.map_err(|error| {
+        if error.is_excess() {
+            core.limits.hit(Limit::HeadBytes, peer.ip());
+        }
+        error.to_string()
+    })?;
     let trusted = &core.config.limits.trusted_proxies;
     let (path, authority) = (request.path(), request.authority());
     let handshake = webtransport_handshake(path, authority, request.headers(), peer, trusted);

@@ -89,6 +89,19 @@ async fn a_handshake_counts_until_nothing_is_left_of_it() {
     tokio::time::timeout(SOON, opened).await.expect("a session is no handshake");
 }
 
+#[tokio::test]
+async fn a_connect_request_with_a_long_head_is_counted() {
+    let mut config = Config::default();
+    config.limits.max_header_bytes = 8 * 1024;
+    let echo = Echo::on(config, None);
+    let hit = || echo.core.metrics.limits.hit[Limit::HeadBytes].get();
+    for (length, counted) in [(4_000, 0), (20_000, 1)] {
+        let url = echo.url(&format!("/socket.io/?x={}", "x".repeat(length)));
+        let connection = client(&echo).connect(url).await;
+        assert_eq!((connection.is_ok(), hit()), (counted == 0, counted), "{length} bytes");
+    }
+}
+
 /// RFC 9000 8.1: who has not shown that it is where it says gets three times what it has sent, or the server
 /// would be a weapon against that address.
 #[tokio::test]

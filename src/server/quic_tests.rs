@@ -557,22 +557,23 @@ mod floods;
 #[test]
 fn one_address_cannot_take_all_places() {
     let pending = Pending::default();
+    let most = Most { all: 1000, of_address: 64 };
     let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-    for _ in 0..PENDING_OF_ADDRESS {
-        assert_eq!(pending.enter(1000, one, false), Verdict::Accept);
+    for _ in 0..most.of_address {
+        assert_eq!(pending.enter(most, one, false), Verdict::Accept);
     }
     // somebody may lie about his address, which must not lock its owner out
-    assert_eq!(pending.enter(1000, one, false), Verdict::Retry);
-    for _ in 0..PENDING_OF_ADDRESS {
-        assert_eq!(pending.enter(1000, one, true), Verdict::Accept);
+    assert_eq!(pending.enter(most, one, false), Verdict::Retry);
+    for _ in 0..most.of_address {
+        assert_eq!(pending.enter(most, one, true), Verdict::Accept);
     }
-    assert_eq!(pending.enter(1000, one, true), Verdict::Refuse);
-    assert_eq!(pending.enter(1000, other, false), Verdict::Accept);
+    assert_eq!(pending.enter(most, one, true), Verdict::Refuse);
+    assert_eq!(pending.enter(most, other, false), Verdict::Accept);
     pending.leave(one, true);
-    assert_eq!(pending.enter(1000, one, true), Verdict::Accept);
+    assert_eq!(pending.enter(most, one, true), Verdict::Accept);
     let local = IpAddr::from([127, 0, 0, 1]);
     for _ in 0..500 {
-        assert_eq!(pending.enter(1000, local, false), Verdict::Accept);
+        assert_eq!(pending.enter(most, local, false), Verdict::Accept);
     }
 }
 
@@ -580,18 +581,18 @@ fn one_address_cannot_take_all_places() {
 fn under_load_addresses_are_proven_and_far_above_newcomers_refused() {
     let pending = Pending::default();
     let address = |number: usize| IpAddr::from([192, 0, 2, number as u8]);
-    let most = 2 * REFUSED_ABOVE;
+    let (limits, most) = (Most { all: 2, of_address: 64 }, 2 * REFUSED_ABOVE);
     for number in 0..2 {
-        assert_eq!(pending.enter(2, address(number), false), Verdict::Accept);
+        assert_eq!(pending.enter(limits, address(number), false), Verdict::Accept);
     }
-    assert_eq!(pending.enter(2, address(2), false), Verdict::Retry);
+    assert_eq!(pending.enter(limits, address(2), false), Verdict::Retry);
     for number in 2..most {
-        assert_eq!(pending.enter(2, address(number), true), Verdict::Accept);
+        assert_eq!(pending.enter(limits, address(number), true), Verdict::Accept);
     }
-    assert_eq!(pending.enter(2, address(most), true), Verdict::Refuse);
+    assert_eq!(pending.enter(limits, address(most), true), Verdict::Refuse);
     for number in 0..most {
         pending.leave(address(number), number >= 2);
     }
     assert!(pending.0.lock().of.is_empty());
-    assert_eq!(pending.enter(2, address(most), false), Verdict::Accept);
+    assert_eq!(pending.enter(limits, address(most), false), Verdict::Accept);
 }

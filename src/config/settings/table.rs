@@ -224,6 +224,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting!("webtransport-max-pending-handshakes", webtransport.max_pending_handshakes, COUNT, "",
         "QUIC handshakes above which new ones must prove their address; above 16 times as many they are refused."
     ),
+    setting!("webtransport-max-pending-handshakes-per-ip",
+        webtransport.max_pending_handshakes_per_ip, COUNT, "",
+        "Unfinished QUIC handshakes of one address, for those that have proven it and for those that have not."
+    ),
     setting!("webtransport-public-host", webtransport.public_host, OFF_OR_TEXT, "",
         "Host that pages are told for WebTransport; off: the one that they come from."
     ),

@@ -20,9 +20,6 @@ use wtransport_proto::qpack::{Decoder, Encoder};
 use wtransport_proto::settings::Settings;
 use wtransport_proto::varint::VarInt;
 
-/// Longest header section, in bytes as encoded; also the most that may come before it. A browser's is
-/// under 1 KiB, and Node's `http` takes 16 KiB.
-const MAX_HEADER_SECTION: u64 = 16 * 1024;
 /// Longest SETTINGS frame. A browser's has some 50 bytes.
 const MAX_SETTINGS: u64 = 4 * 1024;
 /// Bytes read at a time where nobody wants them, on the stack.
@@ -247,8 +244,12 @@ async fn read_control<R: AsyncRead + Unpin>(
     Ok(())
 }
 
-/// Reads a request stream as far as its header section, which it gives.
-pub(super) async fn request<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Vec<u8>, H3Error> {
+/// Reads a request stream as far as its header section, which it gives. `max`: its length in bytes, as encoded;
+/// also the most that may come before it.
+pub(super) async fn request<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    max: u64,
+) -> Result<Vec<u8>, H3Error> {
     let mut before = 0;
     loop {
         let (kind, length) = frame_header(stream).await?.ok_or(H3Error::Ended)?;
@@ -257,12 +258,12 @@ pub(super) async fn request<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Vec<
             frame::DATA => return Err(ErrorCode::FrameUnexpected.into()),
             // no session can be meant before there is one
             frame::WEBTRANSPORT => return Err(ErrorCode::Id.into()),
-            _ if length > MAX_HEADER_SECTION => return Err(ErrorCode::ExcessiveLoad.into()),
+            _ if length > max => return Err(ErrorCode::ExcessiveLoad.into()),
             frame::HEADERS => return Ok(payload(stream, length).await?),
             _ => {
                 // an empty frame is none for free
                 before += length + 1;
-                if before > MAX_HEADER_SECTION {
+                if before > max {
                     return Err(ErrorCode::ExcessiveLoad.into());
                 }
                 skip(stream, length).await?;
@@ -444,10 +445,10 @@ fn put_frame(out: &mut Vec<u8>, kind: u64, payload: &[u8]) {
 }
 
 /// What our control stream begins with: its type and our SETTINGS.
-pub(super) fn control_preface() -> Vec<u8> {
+pub(super) fn control_preface(max_header_section: u64) -> Vec<u8> {
     let settings = [
         (0x01, 0),                  // QPACK_MAX_TABLE_CAPACITY
-        (0x06, MAX_HEADER_SECTION), // MAX_FIELD_SECTION_SIZE
+        (0x06, max_header_section), // MAX_FIELD_SECTION_SIZE
         (0x07, 0),                  // QPACK_BLOCKED_STREAMS
         (0x08, 1),                  // ENABLE_CONNECT_PROTOCOL (RFC 9220)
         (0x33, 1),                  // H3_DATAGRAM (RFC 9297)

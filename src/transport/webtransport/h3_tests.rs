@@ -8,6 +8,9 @@ use wtransport_proto::headers::Headers;
 
 use super::*;
 
+/// Longest header section here.
+const MAX: u64 = 16 * 1024;
+
 /// Reads `bytes` cut in two at every place, each time with a pause at the cut: the results are equal.
 fn at_every_cut<T: PartialEq + std::fmt::Debug>(
     bytes: &[u8],
@@ -73,7 +76,7 @@ fn integers_have_four_lengths_and_nothing_behind_them_is_read() {
 
 #[test]
 fn a_control_stream_begins_with_settings_and_lives_as_long_as_the_connection() {
-    let ours = control_preface();
+    let ours = control_preface(MAX);
     assert_eq!(ours[0], 0);
     // it ended
     assert_eq!(control_of(&ours[1..]), (ErrorCode::ClosedCriticalStream, 1));
@@ -129,14 +132,17 @@ fn a_request_is_read_at_every_cut_and_grease_before_it_is_skipped() {
     let wanted = section(&CONNECT);
     let mut bytes = frames(&[(0x21, b"grease"), (0x40, b""), (frame::HEADERS, &wanted)]);
     bytes.extend(b"behind");
-    let read = at_every_cut(&bytes, async |mut stream| request(&mut stream).await);
+    let read = at_every_cut(&bytes, async |mut stream| request(&mut stream, MAX).await);
     assert_eq!(read, Ok(wanted));
 }
 
 #[test]
 fn a_request_stream_that_breaks_a_rule_has_its_code() {
-    let long = vec![0; MAX_HEADER_SECTION as usize + 1];
-    let empty_ones = vec![(0x21, &[][..]); MAX_HEADER_SECTION as usize + 1];
+    let long = vec![0; MAX as usize + 1];
+    let longest = frames(&[(0x21, &long[2..]), (frame::HEADERS, &long[1..])]);
+    let read = request(&mut &longest[..], MAX).now_or_never().expect("all is there");
+    assert_eq!(read.map(|section| section.len()), Ok(MAX as usize));
+    let empty_ones = vec![(0x21, &[][..]); MAX as usize + 1];
     for (parts, code) in [
         (vec![(frame::DATA, &b"x"[..])], ErrorCode::FrameUnexpected),
         (vec![(frame::SETTINGS, b"")], ErrorCode::FrameUnexpected),
@@ -147,10 +153,10 @@ fn a_request_stream_that_breaks_a_rule_has_its_code() {
         (empty_ones, ErrorCode::ExcessiveLoad),
     ] {
         let bytes = frames(&parts);
-        let read = request(&mut &bytes[..]).now_or_never().expect("all is there");
+        let read = request(&mut &bytes[..], MAX).now_or_never().expect("all is there");
         assert_eq!(read, Err(H3Error::Broken(code)));
     }
-    assert_eq!(request(&mut &b"\x01\x05abc"[..]).now_or_never(), Some(Err(H3Error::Ended)));
+    assert_eq!(request(&mut &b"\x01\x05abc"[..], MAX).now_or_never(), Some(Err(H3Error::Ended)));
 }
 
 #[test]
@@ -225,7 +231,7 @@ proptest! {
     ) {
         let _ = control(&mut &bytes[..], || {}).now_or_never();
         let _ = connect(&mut &bytes[..]).now_or_never();
-        let _ = request(&mut &bytes[..]).now_or_never();
+        let _ = request(&mut &bytes[..], MAX).now_or_never();
         let _ = opening(&mut &bytes[..]).now_or_never();
     }
 
@@ -285,7 +291,7 @@ fn streams_are_told_apart() {
 #[test]
 fn our_response_is_a_header_frame_with_the_status_first() {
     let bytes = response(StatusCode::OK, Some(("sec-webtransport-http3-draft", "draft02")));
-    let section = request(&mut &bytes[..]).now_or_never().expect("all is there").unwrap();
+    let section = request(&mut &bytes[..], MAX).now_or_never().expect("all is there").unwrap();
     // the name is entry 24 of the static table
     assert_eq!(section[..4], [0, 0, 0x5f, 24 - 15]);
     let frame = Frame::new_headers(Cow::Borrowed(&section));

@@ -40,6 +40,13 @@ pub(crate) enum SessionError {
     Closed,
 }
 
+impl SessionError {
+    /// Was a header section, or what stood before it, too long?
+    pub(crate) fn is_excess(&self) -> bool {
+        matches!(self, Self::Broken(ErrorCode::ExcessiveLoad))
+    }
+}
+
 impl From<H3Error> for SessionError {
     fn from(error: H3Error) -> Self {
         match error {
@@ -158,22 +165,26 @@ pub(crate) struct Request {
 
 impl Request {
     /// Goes through the HTTP/3 handshake on a fresh connection. Has no deadline: whoever drops the future
-    /// closes the connection.
+    /// closes the connection. `max_head`: longest header section, in bytes.
     ///
     /// # Errors
     /// [`SessionError`]; the connection is closed.
-    pub(crate) async fn read(connection: quinn::Connection) -> Result<Self, SessionError> {
+    pub(crate) async fn read(
+        connection: quinn::Connection,
+        max_head: usize,
+    ) -> Result<Self, SessionError> {
+        let max_head = max_head as u64;
         let mut session = Session::new(connection.clone());
         let peer = Arc::new(Peer::default());
         session.watched.push(unidirectional(connection.clone(), peer.clone()));
         let handshake = async {
             let mut control = connection.open_uni().await?;
-            control.write_all(&h3::control_preface()).await?;
+            control.write_all(&h3::control_preface(max_head)).await?;
             // "a server MUST NOT process any incoming WebTransport requests until the client's SETTINGS have
             // been received"
             peer.settings.notified().await;
             let (send, mut receive) = connection.accept_bi().await?;
-            let section = h3::request(&mut receive).await?;
+            let section = h3::request(&mut receive, max_head).await?;
             let fields = h3::parse_request(&section).map_err(SessionError::Broken)?;
             Ok((control, (send, receive), fields))
         };
