@@ -12,6 +12,10 @@ use tokio::runtime::{Builder, Runtime};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Threads for what would hold up others: compressing large answers, reading files, asking for addresses. Tokio would
+/// start 512, each with memory of its own; what is more waits.
+const BLOCKING_THREADS: usize = 32;
+
 /// How often threads look for what can be given back.
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -37,7 +41,11 @@ pub(crate) fn use_small_pages() {
 /// What a thread has allocated and another has freed, mimalloc gives back only when the first allocates again
 /// or collects. Sessions move between threads, so most of what they leave behind is such memory.
 pub(crate) fn runtime() -> io::Result<Runtime> {
-    let runtime = Builder::new_multi_thread().enable_all().on_thread_park(collect).build()?;
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .on_thread_park(collect)
+        .build()?;
     runtime.spawn(async {
         loop {
             tokio::time::sleep(EVERY).await;

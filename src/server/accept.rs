@@ -247,7 +247,8 @@ async fn poll_response(
         Ok(PollAnswer::Overlap) => return wire::empty(StatusCode::BAD_REQUEST),
         Err(_) => return wire::refuse_request(&HandshakeError::SessionUnknown.into()),
     };
-    let compression = core.config.engine.http_compression.filter(|_| compress);
+    let may = compress && facts.takes_compression();
+    let compression = core.config.engine.http_compression.filter(|_| may);
     if compression.is_none() || body.len() < wire::COMPRESS_INLINE_MAX {
         return wire::poll_response(facts, compression.as_ref(), body);
     }

@@ -277,6 +277,11 @@ impl RequestFacts {
         }
     }
 
+    /// Does the client understand a compression that we have?
+    pub(crate) fn takes_compression(&self) -> bool {
+        choose_encoding(self.accept_encoding.as_ref()).is_some()
+    }
+
     pub(crate) fn is_jsonp(&self) -> bool {
         self.jsonp.is_some()
     }
