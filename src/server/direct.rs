@@ -72,8 +72,8 @@ impl Line for Quic {
                 self.outlet.try_write(&mut several)
             }
         };
-        // A panic in QUIC's own code is met by the session's task again, and must not end whoever wrote to it
-        // and to a hundred others.
+        // A panic in QUIC's own code is its session's, whose task meets it again, and not that of somebody who
+        // has written to a hundred others, too. (QUIC's lock is poisoned then, which its destructors do not forgive.)
         catch_unwind(AssertUnwindSafe(write))
             .unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))
     }

@@ -16,6 +16,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded as Taken};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
 
 use super::driver::Driver;
 use super::limits::Connected;
@@ -53,8 +54,13 @@ impl Handover {
     /// The session that the connection goes on as, when hyper is done with it. `S` is what it was given.
     pub(super) fn complete<S: Stream>(self: Arc<Self>) -> Option<Driver> {
         let (upgrade, take) = self.agreed.lock().take()?;
-        let taken: Taken = upgrade.now_or_never()?.ok()?;
-        let parts = taken.downcast::<TokioIo<Wire<S>>>().ok()?;
+        // It is there, if it will be. Without a budget: what the admission hook has used up says nothing of it.
+        let taken: Option<Taken> = unconstrained(upgrade).now_or_never().and_then(Result::ok);
+        let parts = taken.and_then(|taken| taken.downcast::<TokioIo<Wire<S>>>().ok());
+        let Some(parts) = parts else {
+            tracing::debug!("a WebSocket upgrade broke off");
+            return None;
+        };
         let Wire { io, kept, .. } = parts.io.into_inner();
         take(Upgraded::over(io.into(), parts.read_buf).keeping(Some(self as _)), kept.into())
     }

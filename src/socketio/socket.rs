@@ -435,7 +435,12 @@ impl Socket {
     pub(crate) fn put_out(&self) {
         let frames = self.codec().encode(&self.0.namespace.name, Outgoing::Disconnect);
         let _ = self.push(Arc::new(Encoded::new(frames, true)), false);
-        self.close(CloseReason::ServerNamespaceDisconnect);
+        let reason = CloseReason::ServerNamespaceDisconnect;
+        if self.leave_namespace(reason) {
+            // by a task, though nobody may listen: who puts sockets out may hold the lock that orders deliveries,
+            // and what the application's handlers hold may want it when they are dropped
+            self.work(Work::Disconnected(reason));
+        }
     }
 
     pub(crate) fn codec(&self) -> Codec {
@@ -451,8 +456,15 @@ impl Socket {
         self.0.namespace.metrics.sockets.inc();
     }
 
-    /// Takes it out of the namespace. Does nothing the second time.
+    /// Takes it out of the namespace. Does nothing the second time. For callers that hold no locks.
     pub(crate) fn close(&self, reason: CloseReason) {
+        if self.leave_namespace(reason) {
+            self.say_goodbye(reason);
+        }
+    }
+
+    /// `true`: it was in.
+    fn leave_namespace(&self, reason: CloseReason) -> bool {
         // before it leaves: what is delivered from then on it does not get, so it must not count as passed
         let place = self.place();
         let was_connected = self.0.connected.swap(false, Ordering::AcqRel);
@@ -465,11 +477,11 @@ impl Socket {
         if was_connected {
             *self.0.last_rooms.lock() = rooms;
             self.0.namespace.metrics.sockets.dec();
-            self.say_goodbye(reason);
         } else if self.0.inbox.lock().is_idle() {
             // never connected: what a middleware registered would hold the socket for ever
             self.forget_handlers();
         }
+        was_connected
     }
 
     /// Handlers often hold a clone of the socket, which holds them: this breaks the circle.

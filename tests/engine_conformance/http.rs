@@ -6,10 +6,13 @@ use std::time::Duration;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use quicket::TransportKind::{self, Polling, WebSocket};
 use quicket::config::{Compression, Cookie, EngineConfig, OriginPolicy, SameSite, Transports};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
+use super::support::client::websocket_frame;
 use super::support::http::{Request, Response};
 use super::support::server::PATH;
-use super::support::{TestServer, engine};
+use super::support::{TestServer, engine, within};
 
 const TRANSPORT_UNKNOWN: &str = r#"{"code":0,"message":"Transport unknown"}"#;
 const SESSION_UNKNOWN: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
@@ -362,6 +365,36 @@ async fn compression_follows_its_configuration() {
         assert_eq!(answer.header("content-encoding").as_deref(), coding);
         server.end().await;
     }
+}
+
+/// What a hasty client has sent along with its request is read, and nothing comes before the answer.
+#[tokio::test]
+async fn frames_behind_the_upgrade_request_are_read_and_answered_in_order() {
+    let server = TestServer::echo(engine()).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = Request::websocket(TestServer::target(WebSocket, None)).head(server.address);
+    let mut bytes = head.into_bytes();
+    bytes.extend(websocket_frame(0x81, b"4one"));
+    let second = websocket_frame(0x81, b"4two");
+    let (begin, end) = second.split_at(3);
+    bytes.extend(begin);
+    stream.write_all(&bytes).await.unwrap();
+    let mut received = Vec::new();
+    let until = async |stream: &mut TcpStream, received: &mut Vec<u8>, what: &[u8]| {
+        while !received.ends_with(what) {
+            let read = tokio::io::AsyncReadExt::read_buf(stream, received).await.unwrap();
+            assert_ne!(read, 0, "{received:?}");
+        }
+    };
+    within("the first echo", until(&mut stream, &mut received, b"\x81\x044one")).await;
+    let text = String::from_utf8_lossy(&received);
+    assert!(text.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{text}");
+    let open = text.split_once("\r\n\r\n").unwrap().1;
+    assert!(open.contains(r#"0{"sid":"#) && open.ends_with("4one"), "{text}");
+    stream.write_all(end).await.unwrap();
+    within("the second echo", until(&mut stream, &mut received, b"\x81\x044two")).await;
+    drop(stream);
+    server.end().await;
 }
 
 #[tokio::test]

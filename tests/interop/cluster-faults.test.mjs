@@ -121,7 +121,7 @@ describe("a node fails in a cluster of both kinds", { concurrency: false }, () =
     test(name, LIMIT, async () => {
       const cluster = await startCluster();
       try {
-        await body(cluster.nodes, await open(cluster.nodes.a));
+        await body(cluster.nodes, await open(cluster.nodes.a), cluster.redis);
       } finally {
         await cluster.stop();
       }
@@ -144,11 +144,17 @@ describe("a node fails in a cluster of both kinds", { concurrency: false }, () =
     assert.equal(await fetchesAll(client), true);
   });
 
-  withCluster("one of Node's that is asked and dies is not waited for, and not asked again", async ({ n }, client) => {
+  withCluster("one of Node's that is asked and dies is not waited for, and not asked again", async ({ n }, client, redis) => {
     n.signal("SIGSTOP");
+    // whoever listens to a pattern does not count as a node
+    const spy = await redis.client.duplicate().connect();
+    let tell;
+    const published = new Promise((resolve) => (tell = resolve));
+    await spy.pSubscribe("*", tell);
     // our node would wait for longer than this test does
     const asked = fetchesAll(client, 600);
-    await sleep(100); // the question lies in its socket
+    await published;
+    spy.destroy();
     await gone(n, "SIGKILL");
     assert.equal(await asked, false);
     assert.equal(await count(client), 2);

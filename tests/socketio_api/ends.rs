@@ -245,3 +245,34 @@ async fn every_transport_names_the_reason_of_a_lost_connection() {
         assert!(known.contains(&reason), "{kind}: {reason}");
     }
 }
+
+/// Whoever puts sockets out holds the lock that orders deliveries, and a handler's values may want it.
+#[tokio::test]
+async fn what_a_handler_holds_may_speak_to_the_namespace_when_it_is_dropped() {
+    struct Presence(Socket, mpsc::UnboundedSender<()>);
+    impl Drop for Presence {
+        fn drop(&mut self) {
+            self.0.namespace().sockets_join("somebody has left").unwrap();
+            self.1.send(()).unwrap();
+        }
+    }
+    let (dropped, mut drops) = mpsc::unbounded_channel();
+    let server = TestServer::start(config(), |_| {}).await;
+    let (_client, socket) = server.joined(WebSocket).await;
+    let presence = Presence(socket.clone(), dropped);
+    socket.on("never", move |_: Socket, (): ()| {
+        let _ = &presence;
+        async {}
+    });
+    let all = server.server.of("/");
+    let (out, is_out) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    // a thread that nobody waits for, should it stay there for ever
+    std::thread::spawn(move || {
+        let _inside = runtime.enter();
+        all.disconnect_sockets(false).unwrap();
+        out.send(()).unwrap();
+    });
+    within("the socket to be out", is_out).await.unwrap();
+    within("the handler to be dropped", drops.recv()).await.unwrap();
+}

@@ -175,26 +175,25 @@ impl Fleet for Crowd {
             let mut probes = Probes { numbers, inner: handler, out: Out::new(), heard: false };
             self.probes.turn(until.min(Instant::now() + TICK), &mut probes)?;
             let (mut out, mut heard) = (probes.out, probes.heard);
-            loop {
-                let batch = match self.told.try_recv() {
-                    Ok(batch) => batch,
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => {
-                        let thread = self.thread.take().context("the crowd has ended")?;
-                        let outcome = thread.join().ok().context("the crowd panicked")?;
-                        return outcome.context("the crowd has ended");
-                    }
-                };
-                heard = true;
-                for (who, told) in batch {
-                    let event = match &told {
-                        Told::Ready => Event::Ready,
-                        Told::Text(text) => Event::Text(text),
-                        Told::Binary(bytes) => Event::Binary(bytes),
-                        Told::Closed(why) => Event::Closed(why),
-                    };
-                    handler.handle(who, event, &mut out);
+            // one batch at a time: the probes' time is taken in between
+            let batch = match self.told.try_recv() {
+                Ok(batch) => batch,
+                Err(TryRecvError::Empty) => Batch::new(),
+                Err(TryRecvError::Disconnected) => {
+                    let thread = self.thread.take().context("the crowd has ended")?;
+                    let outcome = thread.join().ok().context("the crowd panicked")?;
+                    return outcome.context("the crowd has ended");
                 }
+            };
+            heard |= !batch.is_empty();
+            for (who, told) in batch {
+                let event = match &told {
+                    Told::Ready => Event::Ready,
+                    Told::Text(text) => Event::Text(text),
+                    Told::Binary(bytes) => Event::Binary(bytes),
+                    Told::Closed(why) => Event::Closed(why),
+                };
+                handler.handle(who, event, &mut out);
             }
             out.into_iter().try_for_each(|(who, message)| self.send(who, &message))?;
             if heard || Instant::now() >= until {
