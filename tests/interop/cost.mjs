@@ -94,9 +94,15 @@ async function draw(url, transport, strokes, atOnce) {
   leave(sockets);
 }
 
-/** Each at a board of its own: at the same one they would be told of each other. */
+/** One after the other: how many of their requests fall together is chance. */
 async function come(url, transport, count) {
-  leave(await connect(url, transport, count, (at) => `board-${at}`));
+  for (let at = 0; at < count; at++) {
+    const [socket] = await connect(url, transport, 1);
+    const { engine } = socket.io;
+    const closed = new Promise((resolve) => engine.once("close", resolve));
+    socket.disconnect();
+    await closed;
+  }
 }
 
 /** What is done how often, and how much of it that is. */
