@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
@@ -11,6 +12,10 @@ use super::Mailbox;
 /// Peers that are written to at a stretch. More are written to by tasks of their own, so that all cores take
 /// part, and nobody waits for a thousand of them.
 const STRETCH: usize = 128;
+
+/// How long such a task writes before it lets others have the thread, those among them whose packets come
+/// meanwhile.
+const SLICE: Duration = Duration::from_micros(250);
 
 #[derive(Default)]
 struct Turn {
@@ -53,13 +58,25 @@ pub(super) fn list(mailbox: &Arc<Mailbox>) -> bool {
     })
 }
 
+/// A write to WebTransport encrypts, and costs five times that to WebSocket.
+async fn stretch(mailboxes: Vec<Arc<Mailbox>>) {
+    let mut begun = Instant::now();
+    for mailbox in &mailboxes {
+        mailbox.flush();
+        if begun.elapsed() >= SLICE {
+            tokio::task::yield_now().await;
+            begun = Instant::now();
+        }
+    }
+}
+
 fn flush(mut ready: Vec<Arc<Mailbox>>) {
     if ready.len() > STRETCH
         && let Ok(runtime) = Handle::try_current()
     {
         while ready.len() > STRETCH {
             let some = ready.split_off(ready.len() - STRETCH);
-            runtime.spawn(async move { some.iter().for_each(|mailbox| mailbox.flush()) });
+            runtime.spawn(stretch(some));
         }
     }
     ready.iter().for_each(|mailbox| mailbox.flush());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::client::{
     answer, endpoint, frame, get, joined, open_polling, post, short, tcp, text, url, websocket,
@@ -158,6 +158,25 @@ async fn slow_webtransport(field: &Field) -> Result<()> {
     field.done();
     field.hold().await;
     drop((session.recv, session.connection, session.endpoint));
+    Ok(())
+}
+
+/// A visit over each transport, and on QUIC a goodbye.
+pub(crate) async fn visit(field: &Field) -> Result<()> {
+    let mut session = webtransport(field).await?;
+    session.send.write_all(&[short("0"), short("40")].concat()).await?;
+    let mut polling = tcp(field, None).await?;
+    let sid = open_polling(&mut polling).await?;
+    for packet in ["40", "1"] {
+        polling.write_all(post(&sid, packet).as_bytes()).await?;
+        answer(&mut polling).await?;
+    }
+    let mut socket = joined(field, None).await?;
+    socket.read_u8().await?;
+    socket.write_all(&frame(0x88, &1000_u16.to_be_bytes())).await?;
+    field.done();
+    session.connection.close(0u32.into(), b"");
+    session.endpoint.wait_idle().await;
     Ok(())
 }
 
