@@ -36,6 +36,8 @@ type Batch = Vec<(usize, Told)>;
 pub(crate) struct Crowd {
     numbers: Numbers,
     opened: usize,
+    /// There may be more to hear of the crowd.
+    is_behind: bool,
     probes: Box<dyn Fleet>,
     /// Gone when the crowd is to end.
     commands: Option<Sender<Command>>,
@@ -51,7 +53,8 @@ impl Crowd {
         let numbers = Numbers { probe_every };
         let thread = std::thread::spawn(move || crowd(transport, numbers, &orders, &tell));
         let (probes, commands) = (transport.fleet()?, Some(commands));
-        Ok(Self { numbers, opened: 0, probes, commands, told, thread: Some(thread) })
+        let thread = Some(thread);
+        Ok(Self { numbers, opened: 0, is_behind: false, probes, commands, told, thread })
     }
 
     fn order(&self, command: Command) -> Result<()> {
@@ -173,7 +176,8 @@ impl Fleet for Crowd {
         loop {
             let numbers = self.numbers;
             let mut probes = Probes { numbers, inner: handler, out: Out::new(), heard: false };
-            self.probes.turn(until.min(Instant::now() + TICK), &mut probes)?;
+            let wait = if self.is_behind { Duration::ZERO } else { TICK };
+            self.probes.turn(until.min(Instant::now() + wait), &mut probes)?;
             let (mut out, mut heard) = (probes.out, probes.heard);
             // one batch at a time: the probes' time is taken in between
             let batch = match self.told.try_recv() {
@@ -185,7 +189,8 @@ impl Fleet for Crowd {
                     return outcome.context("the crowd has ended");
                 }
             };
-            heard |= !batch.is_empty();
+            self.is_behind = !batch.is_empty();
+            heard |= self.is_behind;
             for (who, told) in batch {
                 let event = match &told {
                     Told::Ready => Event::Ready,

@@ -325,8 +325,10 @@ export function whiteboardIn(browserName, more = () => {}) {
       await pickColor(one.page, "red");
       await draw(one.page, ...FIRST);
       await draw(one.page, ...SECOND);
+      // A page shows what is late, and not what is under way: whether it is stored is asked of Redis.
+      await redis.untilFields(3);
       await one.page.click("#undo");
-      await untilData(one.page, "unsent", "0");
+      await redis.untilFields(2);
       const url = one.page.url();
       // Nobody is left who could bring it.
       await one.page.close();
