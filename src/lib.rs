@@ -77,8 +77,8 @@ pub use self::server::{
 pub use self::socketio::packet::{Args, Payload};
 pub use self::socketio::{
     Ack, Answers, Auth, Broadcast, ConnectError, Delivery, DynamicNamespace, Event, EventHandler,
-    Fetched, FromArgs, HandlerError, HandlerFuture, IntoRooms, Namespace, Outcome, RemoteSocket,
-    Sender, ServerAck, Socket,
+    Fetched, FromArgs, HandlerError, HandlerFuture, IntoRooms, Namespace, Outcome, Prepared,
+    RemoteSocket, Sender, ServerAck, Socket,
 };
 
 /// The README's application compiles.

@@ -128,6 +128,7 @@ async fn it_serves_the_whiteboard_and_says_how_it_is() {
     let mut ben = Client::open(process.address, Polling).await;
     anna.join("/").await;
     ben.join("/").await;
+    let author = until(&mut anna, "author").await;
     for client in [&mut anna, &mut ben] {
         let board = until(client, "board").await;
         assert_eq!(board["strokes"], json!([]));
@@ -140,7 +141,7 @@ async fn it_serves_the_whiteboard_and_says_how_it_is() {
     let mut carl = Client::open(process.address, WebSocket).await;
     carl.join("/").await;
     let board = until(&mut carl, "board").await;
-    let author = &drawn["a"];
+    assert_eq!(drawn["a"], author);
     assert_eq!(
         board["strokes"],
         json!([{ "a": author, "s": "1", "p": [0, 0, 10, 10], "style": style }])

@@ -34,7 +34,8 @@ class FakeSocket {
   welcome(strokes = [], epoch = "e1", author = "me") {
     this.#count += 1;
     Object.assign(this, { connected: true, id: `id${this.#count}`, sent: [] });
-    this.receive("board", { author, epoch, strokes });
+    this.receive("author", author);
+    this.receive("board", { epoch, strokes });
   }
 
   lose() {

@@ -5,7 +5,8 @@
 //!
 //! | event | from | to |
 //! |---|---|---|
-//! | `board {epoch, strokes, author}` | the server, first of all | who has just connected |
+//! | `author name` | the server, first of all | who has just connected |
+//! | `board {epoch, strokes}` | the server, then | who has just connected |
 //! | `draw` ([`Chunk`]) | a client | everyone else; answered with `{have}` (what is known), `{refused}` or `{later}` |
 //! | `erase` ([`Erasure`]) | a client | everyone else; answered with nothing, `{refused}`, or `{later}` |
 //! | `cursor [x, y, colour]` or `null` | a client, volatile | all, gathered in `cursors`, volatile |
@@ -24,6 +25,7 @@ mod board;
 mod limit;
 mod people;
 mod store;
+mod welcome;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use self::board::{Boards, Change, Chunk, Erasure, Event, Snapshot};
 use self::limit::Allowances;
 use self::people::People;
 use self::store::Store;
+use self::welcome::Welcomes;
 
 /// The board of those who name none.
 const LOBBY: &str = "lobby";
@@ -77,6 +80,7 @@ pub(crate) fn install(server: &Server, redis: &RedisConfig) -> Result<Whiteboard
         store: client.map(start),
         boards,
         completed: watch::Sender::new(()),
+        welcomes: Welcomes::default(),
         refusals: Refusals::new(server),
         people: People::start(&namespace),
     });
@@ -113,6 +117,7 @@ struct App {
     store: Option<Arc<Store>>,
     /// A board is whole.
     completed: watch::Sender<()>,
+    welcomes: Welcomes,
     refusals: Refusals,
     people: People,
 }
@@ -154,13 +159,6 @@ struct Seat {
 struct Login {
     board: Option<String>,
     key: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Welcome<'a> {
-    author: &'a str,
-    #[serde(flatten)]
-    board: Snapshot,
 }
 
 /// The answer to `draw` and `erase`.
@@ -265,8 +263,9 @@ impl App {
         // Joined first, asked then: what comes in between is in both, and viewers can tell.
         socket.join(seat.room.as_str());
         self.complete(&seat.board).await;
-        let board = self.boards.lock().snapshot(&seat.board).unwrap_or_default().for_viewers();
-        socket.emit("board", &Welcome { author: &seat.author, board }).await?;
+        socket.emit("author", &seat.author).await?;
+        let picture = self.welcomes.picture(&self.namespace, &self.boards, &seat.board)?;
+        socket.emit_prepared(&picture).await?;
         if let Some(store) = &self.store {
             self.boards.lock().verify_author(&seat.board, &seat.author);
             store.hurry();

@@ -17,6 +17,7 @@ use super::broadcast::{Broadcast, Fetched};
 use super::handler::{Auth, ConnectError, FromArgs, HandlerFuture, Outcome};
 use super::keeper::Keeper;
 use super::packet::{Codec, Outgoing};
+use super::prepared::Prepared;
 use super::room_names::IntoRooms;
 use super::rooms::Rooms;
 use super::server_side::ServerSide;
@@ -205,6 +206,20 @@ impl Namespace {
         data: &T,
     ) -> Result<(), EmitError> {
         self.all().emit(event, data).await
+    }
+
+    /// Encodes an event that many sockets are to get, each at a time of its own; see
+    /// [`Socket::emit_prepared`]. A tuple is several arguments, everything else one.
+    ///
+    /// # Errors
+    /// [`EmitError::Encode`].
+    pub fn prepare<T: Serialize + ?Sized>(
+        &self,
+        event: &str,
+        data: &T,
+    ) -> Result<Prepared, EmitError> {
+        let args = self.0.codec.args(Some(event), data)?;
+        Ok(Prepared::new(self.0.clone(), args))
     }
 
     /// Sends an event to everyone and collects the answers; see [`Broadcast::emit_with_ack`].

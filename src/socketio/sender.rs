@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::ack::{NotPending, Waiter};
 use super::handler::FromArgs;
 use super::packet::Outgoing;
+use super::prepared::Prepared;
 use super::socket::Socket;
 use crate::cluster::message::{Flags, Message, Target};
 use crate::error::{AckError, EmitError};
@@ -56,7 +57,15 @@ impl Sender<'_> {
     /// [`EmitError`].
     pub async fn emit<T: Serialize + ?Sized>(self, event: &str, data: &T) -> Result<(), EmitError> {
         let args = self.socket.codec().args(Some(event), data)?;
-        self.send(&args, None)
+        self.emit_args(&args)
+    }
+
+    /// See [`Socket::emit_prepared`].
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit_prepared(self, event: &Prepared) -> Result<(), EmitError> {
+        self.send(event.args(), None, Some(event))
     }
 
     /// See [`Socket::emit_with_ack`].
@@ -79,7 +88,7 @@ impl Sender<'_> {
         // also when this future is dropped half-way
         let _forget = Forget { socket, id };
         let timeout = self.timeout;
-        self.send(&args, Some(id))?;
+        self.send(&args, Some(id), None)?;
         let answer = match timeout {
             Some(timeout) => {
                 tokio::time::timeout(timeout, receiver).await.map_err(|_| AckError::Timeout)?
@@ -91,10 +100,15 @@ impl Sender<'_> {
     }
 
     pub(super) fn emit_args(self, args: &Args) -> Result<(), EmitError> {
-        self.send(args, None)
+        self.send(args, None, None)
     }
 
-    fn send(&self, args: &Args, ack: Option<u64>) -> Result<(), EmitError> {
+    fn send(
+        &self,
+        args: &Args,
+        ack: Option<u64>,
+        prepared: Option<&Prepared>,
+    ) -> Result<(), EmitError> {
         if args.event().is_none() {
             return Err(EmitError::Encode("the arguments of an event start with its name".into()));
         }
@@ -112,10 +126,14 @@ impl Sender<'_> {
         self.socket.notify_sent(args);
         let mut result = Ok(());
         namespace.in_place(|offset| {
-            let offset = offset.map(|offset| offset.to_string());
-            let packet = Outgoing::Event { args, ack, offset: offset.as_deref() };
-            let frames = self.socket.codec().encode(&namespace.name, packet);
-            let message = Arc::new(Encoded::new(frames, self.compress));
+            let is_shared = offset.is_none() && self.compress;
+            let shared = prepared.filter(|_| is_shared).and_then(|event| event.message(namespace));
+            let message = shared.unwrap_or_else(|| {
+                let offset = offset.map(|offset| offset.to_string());
+                let packet = Outgoing::Event { args, ack, offset: offset.as_deref() };
+                let frames = self.socket.codec().encode(&namespace.name, packet);
+                Arc::new(Encoded::new(frames, self.compress))
+            });
             result = self.socket.push(message, self.volatile);
         });
         result

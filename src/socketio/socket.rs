@@ -17,6 +17,7 @@ use super::handler::{ConnectError, Event, EventHandler, FromArgs, Outcome};
 use super::inbox::{Inbox, Work};
 use super::namespace::{Inner as NamespaceInner, Namespace};
 use super::packet::{Codec, Outgoing};
+use super::prepared::Prepared;
 use super::recovery::Track;
 use super::registered::{AnyFn, CloseFn, Handlers};
 use super::room_names::IntoRooms;
@@ -348,6 +349,15 @@ impl Socket {
     /// [`EmitError`].
     pub async fn emit_args(&self, args: &Args) -> Result<(), EmitError> {
         self.sender().emit_args(args)
+    }
+
+    /// Sends an event that is encoded once for all who get it; see [`Prepared`]. One of another namespace is
+    /// encoded for this one.
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit_prepared(&self, event: &Prepared) -> Result<(), EmitError> {
+        self.sender().emit_prepared(event).await
     }
 
     /// Sends an event and waits for the client's answer, until it disconnects. See

@@ -3,8 +3,10 @@
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use quicket::TransportKind::{self, WebSocket};
+use quicket::config::{Config, RecoveryConfig, SocketIoConfig};
 use quicket::{CloseReason, EmitError, Event, Socket};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -12,7 +14,11 @@ use tokio::sync::mpsc;
 use crate::support::socketio::{Client, TestServer, config};
 use crate::support::{eventually, on_every_transport, within};
 
-on_every_transport!(an_event_is_passed_on_with_its_attachments, rooms_choose_who_gets_an_event);
+on_every_transport!(
+    an_event_is_passed_on_with_its_attachments,
+    rooms_choose_who_gets_an_event,
+    a_prepared_event_goes_to_each_at_its_time,
+);
 
 /// G2: one order for all.
 #[tokio::test(flavor = "multi_thread")]
@@ -91,6 +97,63 @@ async fn rooms_choose_who_gets_an_event(kind: TransportKind) {
     expect(&mut two, &to_two).await;
     let to_three = ["to x and y", "all but a", "to c", "not x", "y without a", "end"];
     expect(&mut three, &to_three).await;
+}
+
+async fn a_prepared_event_goes_to_each_at_its_time(kind: TransportKind) {
+    let server = TestServer::start(config(), |server| drop(server.of("/other"))).await;
+    let picture = server.server.of("/").prepare("picture", &(1.5, Bytes::from("x"))).unwrap();
+    for _ in 0..2 {
+        let (mut client, socket) = server.joined(kind).await;
+        socket.emit("before", &()).await.unwrap();
+        socket.emit_prepared(&picture).await.unwrap();
+        socket.compress(false).emit_prepared(&picture).await.unwrap();
+        client.expect(r#"42["before"]"#).await;
+        for _ in 0..2 {
+            client.expect(r#"451-["picture",1.5,{"_placeholder":true,"num":0}]"#).await;
+            client.expect_binary(b"x").await;
+        }
+        // what it was not prepared for
+        let other = server.join(&mut client, "/other").await;
+        other.emit_prepared(&picture).await.unwrap();
+        client.expect(r#"451-/other,["picture",1.5,{"_placeholder":true,"num":0}]"#).await;
+        client.expect_binary(b"x").await;
+        socket.disconnect(true);
+        let gone =
+            async || matches!(socket.emit_prepared(&picture).await, Err(EmitError::Disconnected));
+        assert!(gone().await);
+    }
+}
+
+/// With recovery each copy has an offset of its own.
+#[tokio::test]
+async fn a_prepared_event_can_be_recovered() {
+    let window = Duration::from_secs(60);
+    let recovery = RecoveryConfig { window, ..RecoveryConfig::default() };
+    let socketio = SocketIoConfig { recovery, ..SocketIoConfig::default() };
+    let server = TestServer::start(Config { socketio, ..config() }, |server| {
+        let namespace = server.of("/");
+        let picture = Arc::new(namespace.prepare("picture", &1).unwrap());
+        namespace.on_connect(move |socket| {
+            let picture = picture.clone();
+            async move {
+                socket.emit_prepared(&picture).await?;
+                socket.volatile().emit_prepared(&picture).await
+            }
+        });
+    })
+    .await;
+    let mut offsets = Vec::new();
+    for _ in 0..2 {
+        let mut client = server.client(WebSocket).await;
+        client.send("40").await;
+        client.recv_text().await;
+        for _ in 0..2 {
+            let event = client.event().await;
+            assert_eq!((&event[0], &event[1]), (&json!("picture"), &json!(1)));
+            offsets.push(event[2].as_str().unwrap().to_owned());
+        }
+    }
+    assert_ne!(offsets[0], offsets[2]);
 }
 
 async fn expect(client: &mut Client, events: &[&str]) {

@@ -68,8 +68,7 @@ export interface Hooks {
   schedule(): void;
 }
 
-interface Welcome {
-  author: string;
+interface Picture {
   epoch: string;
   strokes: unknown[];
 }
@@ -96,7 +95,8 @@ export class Sync {
     this.#socket = socket;
     this.#strokes = strokes;
     this.#hooks = hooks;
-    socket.on("board", (welcome: Welcome) => this.#welcome(welcome));
+    socket.on("author", (author: string) => (this.#author = author));
+    socket.on("board", (picture: Picture) => this.#show(picture));
     socket.on("draw", (chunk: unknown) => this.#draw(chunk));
     socket.on("erase", (erasure: { a: string; s: string[] }) => this.#erased(erasure));
     socket.on("disconnect", () => this.#disconnected());
@@ -309,15 +309,15 @@ export class Sync {
   }
 
   /** The server's picture of the board; ours follows, except for what it cannot know yet. */
-  #welcome({ author, epoch, strokes }: Welcome): void {
+  #show({ epoch, strokes }: Picture): void {
     const isAnother = epoch !== this.#epoch;
-    this.#author = author;
     this.#epoch = epoch;
     const picture: Stroke[] = [];
     const known = new Map<string, number>();
     for (const data of strokes.filter(isStrokeData)) {
-      if (data.a === author && this.#erasing.has(data.s)) continue;
-      const mine = data.a === author ? this.#mine.get(data.s) : undefined;
+      const isOwn = data.a === this.#author;
+      if (isOwn && this.#erasing.has(data.s)) continue;
+      const mine = isOwn ? this.#mine.get(data.s) : undefined;
       if (mine) known.set(data.s, data.p.length);
       picture.push(mine ? mine.stroke : revive(data));
     }

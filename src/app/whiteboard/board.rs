@@ -202,10 +202,22 @@ fn check_id(id: &str) -> Result<(), &'static str> {
 /// Where a stroke lies: first by the log, then by its coming here.
 type Place = (Position, u64);
 
+/// A state of a board, and of no other: the same version, the same strokes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Version {
+    epoch: String,
+    life: u64,
+    /// Strokes that ever came, those that are there, and their numbers: what comes changes the first or the last, what
+    /// goes the second for good.
+    counts: (u64, usize, usize),
+}
+
 /// One board.
 #[derive(Debug)]
 struct Board {
     epoch: String,
+    /// Boards of this node that came before it.
+    life: u64,
     strokes: BTreeMap<Place, Stroke>,
     /// Author, then name: the key in `strokes`.
     places: HashMap<String, HashMap<String, Place>>,
@@ -223,9 +235,10 @@ struct Board {
 }
 
 impl Board {
-    fn new(epoch: String, ledger: Option<Ledger>) -> Self {
+    fn new(epoch: String, life: u64, ledger: Option<Ledger>) -> Self {
         Self {
             epoch,
+            life,
             strokes: BTreeMap::new(),
             places: HashMap::new(),
             next: 0,
@@ -348,6 +361,7 @@ impl Board {
 #[derive(Debug, Default)]
 pub(super) struct Boards {
     boards: HashMap<String, Board>,
+    lives: u64,
     leavings: u64,
     /// Is there a store?
     is_kept: bool,
@@ -371,7 +385,8 @@ impl Boards {
         if !self.boards.contains_key(name) {
             self.make_room()?;
             let ledger = self.is_kept.then(Ledger::default);
-            self.boards.insert(name.to_owned(), Board::new(epoch, ledger));
+            self.boards.insert(name.to_owned(), Board::new(epoch, self.lives, ledger));
+            self.lives += 1;
         }
         if let Some(board) = self.boards.get_mut(name) {
             board.viewers += 1;
@@ -473,6 +488,13 @@ impl Boards {
         let at = board.strokes.values().map(|stroke| stroke.at).collect();
         let is_whole = board.ledger.as_ref().is_some_and(|ledger| ledger.is_loaded);
         Some(Snapshot { epoch: board.epoch.clone(), strokes, at, is_whole })
+    }
+
+    /// Which state of a board is this?
+    pub(super) fn version(&self, name: &str) -> Version {
+        let Some(board) = self.boards.get(name) else { return Version::default() };
+        let counts = (board.next, board.strokes.len(), board.numbers);
+        Version { epoch: board.epoch.clone(), life: board.life, counts }
     }
 }
 

@@ -187,6 +187,25 @@ fn a_board_does_not_wait_for_ever_for_other_nodes() {
 }
 
 #[test]
+fn a_board_that_comes_back_is_in_no_state_that_it_was_in_before() {
+    let mut boards = opened();
+    boards.see("b", draw("anna", "1", 0, &[1, 2]));
+    let version = boards.version("b");
+    boards.see("b", draw("anna", "1", 0, &[1, 2]));
+    assert_eq!(boards.version("b"), version, "nothing new was drawn");
+    boards.leave("b");
+    for number in 0..MAX_BOARDS {
+        boards.enter(&number.to_string(), "e".into()).unwrap();
+    }
+    assert_eq!(boards.version("b"), Version::default());
+    boards.leave("0");
+    boards.enter("b", "e1".into()).unwrap();
+    boards.complete("b", "e1", Vec::new(), None);
+    boards.see("b", draw("anna", "1", 0, &[9, 9]));
+    assert_ne!(boards.version("b"), version);
+}
+
+#[test]
 fn what_no_page_sends_is_refused() {
     let good = chunk("", "k3.1", 0, &[1, 2]);
     assert_eq!(good.check(), Ok(()));

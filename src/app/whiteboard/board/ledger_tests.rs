@@ -1,11 +1,11 @@
 //! What the store is told: in the end it has what the boards have, whatever went wrong on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::super::{Change, Chunk, Erasure, Event, Stroke};
+use super::super::{Change, Chunk, Erasure, Event, Stroke, Version};
 use super::*;
 
 fn style() -> Style {
@@ -80,7 +80,10 @@ impl Store {
 struct Node {
     boards: Boards,
     number: u64,
+    states: HashMap<Version, Shows>,
 }
+
+type Shows = Vec<(Key, Vec<i32>)>;
 
 impl Node {
     fn open(number: usize, store: Option<&Store>) -> Self {
@@ -89,7 +92,7 @@ impl Node {
         boards.enter("b", epoch.clone()).unwrap();
         assert_eq!(boards.claim("b").as_ref(), Some(&epoch));
         boards.complete("b", &epoch, Vec::new(), store.map(Store::snapshot));
-        Self { boards, number: 0 }
+        Self { boards, number: 0, states: HashMap::new() }
     }
 
     fn see(&mut self, change: Change, is_own: bool) {
@@ -108,14 +111,21 @@ impl Node {
         writes
     }
 
-    fn shows(&self) -> Vec<(Key, Vec<i32>)> {
+    /// A version is of one state only.
+    fn check_version(&mut self, seed: u64) {
+        let shows = self.shows();
+        let known = self.states.entry(self.boards.version("b")).or_insert_with(|| shows.clone());
+        assert_eq!(*known, shows, "seed {seed}");
+    }
+
+    fn shows(&self) -> Shows {
         let strokes = self.boards.snapshot("b").unwrap().strokes;
         strokes.into_iter().map(|stroke| ((stroke.a, stroke.s), stroke.p)).collect()
     }
 }
 
 /// What a node shows that starts when all others are gone.
-fn after_a_restart(store: &Store) -> Vec<(Key, Vec<i32>)> {
+fn after_a_restart(store: &Store) -> Shows {
     Node::open(9, Some(store)).shows()
 }
 
@@ -250,6 +260,7 @@ fn random_life(seed: u64) {
     let mut seen = [0, 0];
     let mut under_way: [Option<Batch>; 2] = [None, None];
     for _ in 0..400 {
+        nodes.iter_mut().for_each(|node| node.check_version(seed));
         let node = random.random_range(0..2);
         match random.random_range(0..10) {
             0..=3 => {
