@@ -3,7 +3,7 @@
 //! - A connection's task can be given something to keep ([`keeping`]). quinn remembers a connection that has
 //!   failed, or that we have closed, for three probe timeouts more (RFC 9000 10.2), and this is the only way
 //!   to learn when it has let go.
-//! - What that task does can be done by others, too ([`Carrier`]).
+//! - What that task does can be done by others, too ([`Carrier`]), and is by the one that receives.
 //! - Whether the socket can be written to is one flag for all connections, and not a boxed future for each,
 //!   made anew for each packet.
 
@@ -22,7 +22,7 @@ use std::time::Instant;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 
-use crate::transport::webtransport::carrier::Carrier;
+use crate::transport::webtransport::carrier::{Carrier, Gathering};
 
 tokio::task_local! {
     /// What the next task that quinn starts is to keep.
@@ -55,7 +55,7 @@ impl Runtime for QuicRuntime {
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
         let kept = KEPT.try_with(Cell::take).ok().flatten();
         match kept {
-            None => tokio::spawn(future),
+            None => tokio::spawn(Gathering::new(future)),
             Some(kept) => {
                 let carrier = Carrier::new(future);
                 let task = carrier.task();

@@ -2,14 +2,19 @@
 //!
 //! QUIC's data waits in the connection until its task is scheduled, which encrypts and sends it. In a fan-out
 //! that is a task woken for each of a thousand peers, so whoever writes polls the connection's future
-//! itself, with the connection's own waker. The task then hears only of what comes from elsewhere.
+//! itself, with the connection's own waker. Likewise the task that receives for all connections
+//! ([`Gathering`]) goes on with those that it has given something. A connection's own task then hears only of
+//! its timers, and of what comes from elsewhere.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
@@ -21,6 +26,14 @@ pub(crate) struct Carrier {
     work: Mutex<Option<BoxFuture<'static, ()>>>,
     task: AtomicWaker,
     state: AtomicU8,
+}
+
+/// How long [`Gathering`] goes on with what it has woken; the rest is for the tasks, and so for other cores.
+const SLICE: Duration = Duration::from_micros(100);
+
+thread_local! {
+    /// What is woken by a [`Gathering`] that is at it on this thread.
+    static GATHERED: RefCell<Option<Vec<Arc<Carrier>>>> = const { RefCell::new(None) };
 }
 
 /// Somebody does the work who is not the task, and looks at [`WOKEN`] when he is done.
@@ -40,7 +53,7 @@ impl Wake for Carrier {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.state.fetch_or(WOKEN, Ordering::AcqRel) & HELD == 0 {
+        if self.state.fetch_or(WOKEN, Ordering::AcqRel) & HELD == 0 && !self.gather() {
             self.task.wake();
         }
     }
@@ -73,6 +86,28 @@ impl Carrier {
             self.wake_by_ref(); // the task ends, too
         }
         done
+    }
+
+    /// Is somebody on this thread going to do it at once?
+    fn gather(self: &Arc<Self>) -> bool {
+        let push = |gathered: &RefCell<Option<Vec<_>>>| {
+            gathered.borrow_mut().as_mut().map(|gathered| gathered.push(self.clone()))
+        };
+        // none on a thread that ends
+        GATHERED.try_with(push).ok().flatten().is_some()
+    }
+
+    /// Does what there is to do. Where somebody else is at it, he or the task looks again. A panic is the task's,
+    /// who meets it again.
+    fn go_on(self: &Arc<Self>) {
+        let Some(mut work) = self.work.try_lock() else {
+            return self.wake_by_ref();
+        };
+        let _held = Held::new(self);
+        let poll = AssertUnwindSafe(|| self.poll(&mut work).is_ready());
+        if catch_unwind(poll).unwrap_or(true) {
+            self.wake_by_ref();
+        }
     }
 
     fn poll(self: &Arc<Self>, work: &mut Option<BoxFuture<'static, ()>>) -> Poll<()> {
@@ -110,6 +145,65 @@ impl Drop for Held<'_> {
         if woken || std::thread::panicking() {
             self.0.task.wake();
         }
+    }
+}
+
+/// A task that gives many connections something to do, and goes on with them itself, for a moment: none of them
+/// has to be scheduled, and what it gave them is in this core's cache.
+pub(crate) struct Gathering<F> {
+    task: F,
+    slice: Duration,
+    /// Empty; kept for its capacity.
+    list: Vec<Arc<Carrier>>,
+}
+
+impl<F> Gathering<F> {
+    pub(crate) fn new(task: F) -> Self {
+        Self { task, slice: SLICE, list: Vec::new() }
+    }
+}
+
+impl<F: Future + Unpin> Future for Gathering<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        GATHERED.set(Some(std::mem::take(&mut this.list)));
+        let mut gathered = Gathered::default();
+        let done = Pin::new(&mut this.task).poll(cx);
+        gathered.take();
+        if !gathered.0.is_empty() {
+            let begun = Instant::now();
+            let mut woken = gathered.0.drain(..);
+            for carrier in woken.by_ref() {
+                carrier.go_on();
+                if begun.elapsed() >= this.slice {
+                    break;
+                }
+            }
+            woken.for_each(|carrier| carrier.wake());
+        }
+        this.list = std::mem::take(&mut gathered.0);
+        done
+    }
+}
+
+/// Also when the task panics, nobody who was woken is forgotten.
+#[derive(Default)]
+struct Gathered(Vec<Arc<Carrier>>);
+
+impl Gathered {
+    fn take(&mut self) {
+        if let Some(gathered) = GATHERED.take() {
+            self.0 = gathered;
+        }
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        self.take();
+        self.0.drain(..).for_each(|carrier| carrier.wake());
     }
 }
 

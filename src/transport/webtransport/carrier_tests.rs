@@ -149,6 +149,75 @@ fn the_work_goes_with_its_task_though_it_holds_its_own_waker() {
     assert_eq!((work.strong_count(), carrier.strong_count()), (0, 0));
 }
 
+/// One turn of a task that does `act`, with all the time that it wants.
+fn gather(act: impl FnOnce() + Unpin) {
+    gather_for(Duration::MAX, act);
+}
+
+fn gather_for(slice: Duration, act: impl FnOnce() + Unpin) {
+    let mut act = Some(act);
+    let task = poll_fn(move |_| {
+        act.take().expect("it is polled once")();
+        Poll::Ready(())
+    });
+    let mut gathering = Gathering { slice, ..Gathering::new(task) };
+    let done = Pin::new(&mut gathering).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(done.is_ready());
+}
+
+#[test]
+fn who_receives_for_a_connection_goes_on_with_it() {
+    let mut bench = Bench::new();
+    let polls = || bench.work.polls();
+    gather(|| {
+        bench.work.wake();
+        assert_eq!(polls(), 1, "not while it holds what it holds");
+    });
+    assert_eq!((polls(), bench.woken()), (2, 0));
+    bench.work.wakes_itself.store(true, Ordering::Relaxed);
+    gather(|| bench.work.wake());
+    assert_eq!((polls(), bench.woken()), (3, 1));
+    // afterwards all is as before
+    assert!(bench.poll().is_pending());
+    bench.work.wake();
+    assert_eq!((bench.work.polls(), bench.woken()), (4, 2));
+}
+
+#[test]
+fn a_connection_that_somebody_else_is_at_is_left_to_its_task() {
+    let bench = Bench::new();
+    let somebody = bench.carrier.work.lock();
+    gather(|| bench.work.wake());
+    assert_eq!((bench.work.polls(), bench.woken()), (1, 1));
+    drop(somebody);
+}
+
+#[test]
+fn who_receives_leaves_to_tasks_what_would_take_long() {
+    let mut benches = [Bench::new(), Bench::new()];
+    gather_for(Duration::ZERO, || benches.iter().for_each(|bench| bench.work.wake()));
+    let seen = benches.each_ref().map(|bench| (bench.work.polls(), bench.woken()));
+    assert_eq!(seen, [(2, 0), (1, 1)]);
+    assert!(benches[1].poll().is_pending());
+}
+
+#[test]
+fn a_panic_of_one_connection_is_its_own_and_one_of_who_receives_forgets_nobody() {
+    let benches = [Bench::new(), Bench::new()];
+    benches[0].work.panics.store(true, Ordering::Relaxed);
+    gather(|| benches.iter().for_each(|bench| bench.work.wake()));
+    let seen = benches.each_ref().map(|bench| (bench.work.polls(), bench.woken()));
+    assert_eq!(seen, [(2, 1), (2, 0)]);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        gather(|| {
+            benches[1].work.wake();
+            panic!("it was told to");
+        });
+    }));
+    assert!(outcome.is_err());
+    assert_eq!((benches[1].work.polls(), benches[1].woken()), (2, 1));
+}
+
 /// In each round one thing to do comes with somebody who does it, and one from elsewhere at the same time.
 #[test]
 fn no_wake_up_is_lost_between_the_task_and_others() {
