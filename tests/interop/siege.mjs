@@ -15,6 +15,9 @@ const ATTACKER = process.env.SIEGE_ATTACK ?? path("../../bench/target/release/si
 const quick = process.env.SIEGE === "quick";
 /** Seconds of quiet that are measured, and of the attack. */
 const [QUIET, ATTACK] = quick ? [2, 3] : [8, 8];
+/** Seconds that visitors come before an attack, and for which the server rests after them: it looks every 10 s for what
+ * can be given back. */
+const [VISIT, REST] = quick ? [1, 12] : [3, 12];
 /** Seconds within which resources have to be back. */
 const BACK = 60;
 const MIB = 2 ** 20;
@@ -108,12 +111,13 @@ async function measured({ name, title, unit }) {
   const traffic = new Traffic();
   try {
     await traffic.start(server.url, special);
-    // a server that has been in use on every transport: the first visit reads in code, and grows tables and buffers
+    // a server that has been in use on every transport, by a hundred at once: the first of them make it read in code, and
+    // of each size of object one page stays
     if (!special.tls) {
-      const { done: visits } = await attackers("visitors", server, 1);
+      const { done: visits } = await attackers("visitors", server, VISIT);
       if (visits === 0) throw new Error("visitors were not let in");
     }
-    await sleep(3);
+    await sleep(REST);
     traffic.take();
     const quiet = watch(server);
     await sleep(QUIET);

@@ -7,6 +7,8 @@ const POLLERS = 10;
 const PACE = 200;
 /** An answer that takes longer is an error. */
 const PATIENCE = 10_000;
+/** Strokes that stay on the board, a multiple of the WebSockets: their author erases the one before them. */
+const STROKES = 3 * WEBSOCKETS;
 
 export class Traffic {
   #sockets = [];
@@ -42,8 +44,15 @@ export class Traffic {
         const p = Array.from({ length: points }, (_, at) => (stroke * 7 + at * 13) % 1000);
         const chunk = { s: `s${stroke++}`, i: 0, p, style: { c: "red", w: 2, k: 2 } };
         this.drawn++;
-        this.#sockets[stroke % WEBSOCKETS].timeout(PATIENCE).emit("draw", chunk, (error, answer) => {
+        const author = this.#sockets[stroke % WEBSOCKETS].timeout(PATIENCE);
+        author.emit("draw", chunk, (error, answer) => {
           if (error || answer?.have !== points) this.#failed(`draw: ${error ?? JSON.stringify(answer)}`);
+        });
+        // so that the server's memory does not grow by what is drawn
+        const old = stroke - 1 - STROKES;
+        if (old < 0) return;
+        author.emit("erase", { s: [`s${old}`] }, (error, answer) => {
+          if (error || answer) this.#failed(`erase: ${error ?? JSON.stringify(answer)}`);
         });
       }, 1000 / draws),
     );
