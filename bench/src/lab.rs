@@ -139,9 +139,9 @@ impl Lab {
                     Some(baseline) if peer == Peer::Baseline => program = baseline.clone(),
                     _ => program.push("peer-quicket"),
                 }
-                // a load generator is no hostile peer: the others have no rates either
+                // a load generator is no hostile peer: the others have no rates, and no bounds, either
                 let fixed = "--port 0 --listen-address 127.0.0.1 --log-filter warn --max-payload 4M \
-                    --inbox-bytes 8M --packet-rate off --byte-rate off";
+                    --inbox-bytes 8M --outbox-bytes 64M --packet-rate off --byte-rate off";
                 args.extend(fixed.split_whitespace().map(str::to_owned));
                 if self.recovery || peer == Peer::Recovering {
                     args.extend(["--recovery-window".to_owned(), "2m".to_owned()]);

@@ -183,6 +183,24 @@ describe("sync", () => {
     assert.deepEqual(socket.sent, []);
   });
 
+  test("what others do while the picture is made is done upon it, though it comes first", () => {
+    socket.receive("author", "me");
+    socket.receive("draw", { a: "ben", s: "1", i: 0, p: [1, 2], style: STYLE });
+    socket.receive("draw", { a: "ben", s: "2", i: 0, p: [3, 4], style: STYLE });
+    socket.receive("erase", { a: "ben", s: ["2", "3"] });
+    assert.equal(strokes.size, 0);
+    socket.welcome([{ a: "ben", s: "3", style: STYLE, p: [9, 9] }]);
+    assert.equal(strokes.size, 1);
+    socket.receive("draw", { a: "ben", s: "1", i: 2, p: [5, 6] });
+    assert.deepEqual(strokes.get("ben/1").p, [1, 2, 5, 6]);
+    // and it is done once, if its picture comes at all
+    socket.lose();
+    socket.receive("draw", { a: "ben", s: "4", i: 0, p: [1, 2], style: STYLE });
+    socket.lose();
+    socket.welcome();
+    assert.equal(strokes.size, 0);
+  });
+
   test("a server that lost the board gets all of this page's strokes, and no others", (t) => {
     t.mock.timers.enable({ apis: ["Date"] });
     socket.welcome([{ a: "ben", s: "x", style: STYLE, p: [9, 9] }]);

@@ -80,7 +80,7 @@ pub(crate) fn install(server: &Server, redis: &RedisConfig) -> Result<Whiteboard
         store: client.map(start),
         boards,
         completed: watch::Sender::new(()),
-        welcomes: Welcomes::default(),
+        welcomes: Arc::default(),
         refusals: Refusals::new(server),
         people: People::start(&namespace),
     });
@@ -117,7 +117,7 @@ struct App {
     store: Option<Arc<Store>>,
     /// A board is whole.
     completed: watch::Sender<()>,
-    welcomes: Welcomes,
+    welcomes: Arc<Welcomes>,
     refusals: Refusals,
     people: People,
 }
@@ -263,9 +263,10 @@ impl App {
         // Joined first, asked then: what comes in between is in both, and viewers can tell.
         socket.join(seat.room.as_str());
         self.complete(&seat.board).await;
-        socket.emit("author", &seat.author).await?;
+        socket.transient().emit("author", &seat.author).await?;
         let picture = self.welcomes.picture(&self.namespace, &self.boards, &seat.board)?;
-        socket.emit_prepared(&picture).await?;
+        // every connection begins with it, that of a session that goes on as well
+        socket.transient().emit_prepared(&picture).await?;
         if let Some(store) = &self.store {
             self.boards.lock().verify_author(&seat.board, &seat.author);
             store.hurry();

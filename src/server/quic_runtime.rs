@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
+use tokio::runtime::Handle;
 
 use crate::transport::webtransport::carrier::{Carrier, Gathering};
 
@@ -55,7 +56,10 @@ impl Runtime for QuicRuntime {
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
         let kept = KEPT.try_with(Cell::take).ok().flatten();
         match kept {
-            None => tokio::spawn(Gathering::new(future)),
+            None => {
+                let workers = Handle::current().metrics().num_workers();
+                tokio::spawn(Gathering::new(future, workers))
+            }
             Some(kept) => {
                 let carrier = Carrier::new(future);
                 let task = carrier.task();

@@ -219,7 +219,7 @@ impl Namespace {
         data: &T,
     ) -> Result<Prepared, EmitError> {
         let args = self.0.codec.args(Some(event), data)?;
-        Ok(Prepared::new(self.0.clone(), args))
+        Ok(Prepared::new(&self.0, args))
     }
 
     /// Sends an event to everyone and collects the answers; see [`Broadcast::emit_with_ack`].

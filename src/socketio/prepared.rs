@@ -1,48 +1,60 @@
 //! An event that many sockets get, each at a time of its own.
 
-use std::sync::{Arc, OnceLock};
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::namespace::Inner;
 use super::packet::{Args, Outgoing};
 use crate::fanout::Encoded;
 
-/// An event that is encoded once, however many sockets of its namespace get it, and whenever.
+/// An event that is encoded once for all sockets of its namespace, whenever they get it, and shared by those that
+/// have not read it yet. Cheap to clone; see [`Namespace::prepare`].
 ///
-/// For what every newcomer is sent, say a snapshot: its bytes are in memory once, for all clients that have
-/// not read them yet. (Those of a broadcast are anyway.) See [`Namespace::prepare`].
-///
-/// With connection state recovery each socket's copy carries an offset, so that only the arguments are
-/// shared.
+/// For what every newcomer is sent, say a snapshot. (A broadcast's bytes are shared anyway.) Not shared, only
+/// sent: what has [`compress(false)`](super::Sender::compress), or an offset, which with connection
+/// state recovery all events have but [transient](super::Sender::transient) ones.
 ///
 /// [`Namespace::prepare`]: super::Namespace::prepare
-pub struct Prepared {
-    namespace: Arc<Inner>,
+#[derive(Clone)]
+pub struct Prepared(Arc<Event>);
+
+struct Event {
+    /// Its handlers may well hold the event.
+    namespace: Weak<Inner>,
     args: Args,
     message: OnceLock<Arc<Encoded>>,
 }
 
-impl std::fmt::Debug for Prepared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Prepared").field("args", &self.args).finish_non_exhaustive()
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").field("args", &self.0.args).finish_non_exhaustive()
     }
 }
 
 impl Prepared {
-    pub(super) fn new(namespace: Arc<Inner>, args: Args) -> Self {
-        Self { namespace, args, message: OnceLock::new() }
+    pub(super) fn new(namespace: &Arc<Inner>, args: Args) -> Self {
+        let namespace = Arc::downgrade(namespace);
+        Self(Arc::new(Event { namespace, args, message: OnceLock::new() }))
+    }
+
+    /// Is it the same one, not only the same event?
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(super) fn args(&self) -> &Args {
-        &self.args
+        &self.0.args
     }
 
     /// As the sockets of `namespace` get it, if it was prepared for that.
     pub(super) fn message(&self, namespace: &Arc<Inner>) -> Option<Arc<Encoded>> {
+        let Event { namespace: own, args, message } = &*self.0;
         let encode = || {
-            let packet = Outgoing::Event { args: &self.args, ack: None, offset: None };
+            let packet = Outgoing::Event { args, ack: None, offset: None };
             Arc::new(Encoded::new(namespace.codec.encode(&namespace.name, packet), true))
         };
-        Arc::ptr_eq(namespace, &self.namespace).then(|| self.message.get_or_init(encode).clone())
+        let is_own = std::ptr::eq(own.as_ptr(), Arc::as_ptr(namespace));
+        is_own.then(|| message.get_or_init(encode).clone())
     }
 }
 

@@ -23,12 +23,13 @@ pub struct Sender<'a> {
     socket: &'a Socket,
     volatile: bool,
     compress: bool,
+    transient: bool,
     timeout: Option<Duration>,
 }
 
 impl<'a> Sender<'a> {
     pub(super) fn new(socket: &'a Socket) -> Self {
-        Self { socket, volatile: false, compress: true, timeout: None }
+        Self { socket, volatile: false, compress: true, transient: false, timeout: None }
     }
 }
 
@@ -42,6 +43,15 @@ impl Sender<'_> {
     /// With or without compression by the transport.
     pub fn compress(mut self, compress: bool) -> Self {
         self.compress = compress;
+        self
+    }
+
+    /// Does not remember the event for connection state recovery: a client that comes back gets it only if
+    /// it is sent again. It is not dropped, and keeps its place among what this node sends, but no
+    /// other node hears of it, and no Redis carries it. For what is sent on every connect anyway, recovered or not:
+    /// a snapshot, say. Without recovery there is no difference.
+    pub fn transient(mut self) -> Self {
+        self.transient = true;
         self
     }
 
@@ -116,7 +126,7 @@ impl Sender<'_> {
             return Err(EmitError::Disconnected);
         }
         let namespace = &self.socket.0.namespace;
-        if self.socket.0.session.is_some() && !self.volatile {
+        if self.socket.0.session.is_some() && !self.volatile && !self.transient {
             // through the log, which gives it its place in the order, and remembers it
             let rooms = vec![self.socket.0.id.clone()];
             let flags = Flags { volatile: false, compress: self.compress, ack };
@@ -125,7 +135,10 @@ impl Sender<'_> {
         }
         self.socket.notify_sent(args);
         let mut result = Ok(());
+        // official clients take a string at the end for the offset, so that then it has to be one
+        let is_bare = self.transient && !args.may_end_with_string();
         namespace.in_place(|offset| {
+            let offset = offset.filter(|_| !is_bare);
             let is_shared = offset.is_none() && self.compress;
             let shared = prepared.filter(|_| is_shared).and_then(|event| event.message(namespace));
             let message = shared.unwrap_or_else(|| {
@@ -137,6 +150,78 @@ impl Sender<'_> {
             result = self.socket.push(message, self.volatile);
         });
         result
+    }
+}
+
+/// Sending to this client.
+impl Socket {
+    /// Sends an event to this client. A tuple is several arguments, everything else one.
+    ///
+    /// Returns when the event is queued; it is sent in the order of the calls.
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit<T: Serialize + ?Sized>(
+        &self,
+        event: &str,
+        data: &T,
+    ) -> Result<(), EmitError> {
+        self.sender().emit(event, data).await
+    }
+
+    /// Sends an event that is encoded already: an echo or a relay need not decode. See
+    /// [`Args::renamed`].
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit_args(&self, args: &Args) -> Result<(), EmitError> {
+        self.sender().emit_args(args)
+    }
+
+    /// Sends an event that is encoded once for all who get it; see [`Prepared`]. One of another namespace is
+    /// encoded for this one.
+    ///
+    /// # Errors
+    /// [`EmitError`].
+    pub async fn emit_prepared(&self, event: &Prepared) -> Result<(), EmitError> {
+        self.sender().emit_prepared(event).await
+    }
+
+    /// Sends an event and waits for the client's answer, until it disconnects. See
+    /// [`Sender::timeout`] for a deadline.
+    ///
+    /// # Errors
+    /// [`AckError`].
+    pub async fn emit_with_ack<T, R>(&self, event: &str, data: &T) -> Result<R, AckError>
+    where
+        T: Serialize + ?Sized,
+        R: FromArgs,
+    {
+        self.sender().emit_with_ack(event, data).await
+    }
+
+    /// Sends to this client, dropping the event if its connection takes nothing right now.
+    pub fn volatile(&self) -> Sender<'_> {
+        self.sender().volatile()
+    }
+
+    /// Sends to this client what connection state recovery need not remember; see [`Sender::transient`].
+    pub fn transient(&self) -> Sender<'_> {
+        self.sender().transient()
+    }
+
+    /// Sends to this client, with or without compression by the transport.
+    pub fn compress(&self, compress: bool) -> Sender<'_> {
+        self.sender().compress(compress)
+    }
+
+    /// Sends to this client, waiting so long for the answer.
+    pub fn timeout(&self, timeout: Duration) -> Sender<'_> {
+        self.sender().timeout(timeout)
+    }
+
+    fn sender(&self) -> Sender<'_> {
+        Sender::new(self)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use parking_lot::{Mutex, RwLock};
@@ -13,15 +12,13 @@ use serde::de::DeserializeOwned;
 use super::ack::{NotPending, Pending, Waiter};
 use super::broadcast::Broadcast;
 use super::connection::Shared as Connection;
-use super::handler::{ConnectError, Event, EventHandler, FromArgs, Outcome};
+use super::handler::{ConnectError, Event, EventHandler, Outcome};
 use super::inbox::{Inbox, Work};
 use super::namespace::{Inner as NamespaceInner, Namespace};
 use super::packet::{Codec, Outgoing};
-use super::prepared::Prepared;
 use super::recovery::Track;
 use super::registered::{AnyFn, CloseFn, Handlers};
 use super::room_names::IntoRooms;
-use super::sender::Sender;
 use super::token::Shown;
 use crate::cluster::StreamId;
 use crate::cluster::message::SocketInfo;
@@ -29,7 +26,7 @@ use crate::engine::TransportKind;
 use crate::engine::door::Limit;
 use crate::engine::handshake::Handshake;
 use crate::engine::packet::Str;
-use crate::error::{AckError, CloseReason, DataError, EmitError};
+use crate::error::{CloseReason, DataError, EmitError};
 use crate::fanout::{Encoded, SlowReader, Verdict};
 use crate::socketio::packet::Args;
 
@@ -324,72 +321,6 @@ impl Socket {
         O: Outcome,
     {
         self.0.handlers.write().rare().disconnect.push(close_fn(handler));
-    }
-
-    // --- sending to this client
-
-    /// Sends an event to this client. A tuple is several arguments, everything else one.
-    ///
-    /// Returns when the event is queued; it is sent in the order of the calls.
-    ///
-    /// # Errors
-    /// [`EmitError`].
-    pub async fn emit<T: Serialize + ?Sized>(
-        &self,
-        event: &str,
-        data: &T,
-    ) -> Result<(), EmitError> {
-        self.sender().emit(event, data).await
-    }
-
-    /// Sends an event that is encoded already: an echo or a relay need not decode. See
-    /// [`Args::renamed`].
-    ///
-    /// # Errors
-    /// [`EmitError`].
-    pub async fn emit_args(&self, args: &Args) -> Result<(), EmitError> {
-        self.sender().emit_args(args)
-    }
-
-    /// Sends an event that is encoded once for all who get it; see [`Prepared`]. One of another namespace is
-    /// encoded for this one.
-    ///
-    /// # Errors
-    /// [`EmitError`].
-    pub async fn emit_prepared(&self, event: &Prepared) -> Result<(), EmitError> {
-        self.sender().emit_prepared(event).await
-    }
-
-    /// Sends an event and waits for the client's answer, until it disconnects. See
-    /// [`Sender::timeout`] for a deadline.
-    ///
-    /// # Errors
-    /// [`AckError`].
-    pub async fn emit_with_ack<T, R>(&self, event: &str, data: &T) -> Result<R, AckError>
-    where
-        T: Serialize + ?Sized,
-        R: FromArgs,
-    {
-        self.sender().emit_with_ack(event, data).await
-    }
-
-    /// Sends to this client, dropping the event if its connection takes nothing right now.
-    pub fn volatile(&self) -> Sender<'_> {
-        self.sender().volatile()
-    }
-
-    /// Sends to this client, with or without compression by the transport.
-    pub fn compress(&self, compress: bool) -> Sender<'_> {
-        self.sender().compress(compress)
-    }
-
-    /// Sends to this client, waiting so long for the answer.
-    pub fn timeout(&self, timeout: Duration) -> Sender<'_> {
-        self.sender().timeout(timeout)
-    }
-
-    fn sender(&self) -> Sender<'_> {
-        Sender::new(self)
     }
 
     // --- sending to others

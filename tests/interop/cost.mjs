@@ -57,7 +57,7 @@ async function connect(url, transport, count, board = () => "one") {
   const sockets = [];
   for (let at = 0; at < count; at++) {
     const socket = io(url, { transports: [transport], forceNew: true, auth: { board: board(at) } });
-    // the server's first word: the client is at the board
+    // the client is at the board
     await once(socket, "board");
     sockets.push(socket);
   }

@@ -137,7 +137,11 @@ async fn a_prepared_event_can_be_recovered() {
             let picture = picture.clone();
             async move {
                 socket.emit_prepared(&picture).await?;
-                socket.volatile().emit_prepared(&picture).await
+                socket.volatile().emit_prepared(&picture).await?;
+                // only where a client would take it for an offset it has to have one
+                socket.transient().emit_prepared(&picture).await?;
+                socket.transient().emit("word", &"x").await?;
+                socket.transient().emit("nothing", &()).await
             }
         });
     })
@@ -151,6 +155,12 @@ async fn a_prepared_event_can_be_recovered() {
             let event = client.event().await;
             assert_eq!((&event[0], &event[1]), (&json!("picture"), &json!(1)));
             offsets.push(event[2].as_str().unwrap().to_owned());
+        }
+        client.expect(r#"42["picture",1]"#).await;
+        for name in [json!(["word", "x"]), json!(["nothing"])] {
+            let mut event = client.event().await;
+            let offset = event.as_array_mut().unwrap().pop().unwrap();
+            assert_eq!((event, &offset), (name, &json!(offsets.last().unwrap())));
         }
     }
     assert_ne!(offsets[0], offsets[2]);

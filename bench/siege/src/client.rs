@@ -1,11 +1,13 @@
 //! As much of a client as an attacker needs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use wtransport::endpoint::endpoint_side::Client;
+use wtransport::quinn::TransportConfig;
 use wtransport::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
 
 use crate::Field;
@@ -137,12 +139,18 @@ pub(crate) async fn read_away(stream: &mut (impl tokio::io::AsyncRead + Unpin)) 
     }
 }
 
-/// An endpoint of QUIC that believes any certificate.
-pub(crate) fn endpoint(field: &Field) -> Result<Endpoint<Client>> {
-    let config = ClientConfig::builder()
+/// An endpoint of QUIC that believes any certificate. `window`: bytes of a stream that it takes before somebody reads
+/// them.
+pub(crate) fn endpoint(field: &Field, window: Option<u32>) -> Result<Endpoint<Client>> {
+    let mut config = ClientConfig::builder()
         .with_bind_address(SocketAddr::new(field.source, 0))
         .with_no_cert_validation()
         .build();
+    if let Some(window) = window {
+        let mut transport = TransportConfig::default();
+        transport.stream_receive_window(window.into());
+        config.quic_config_mut().transport_config(Arc::new(transport));
+    }
     Ok(Endpoint::client(config)?)
 }
 
@@ -159,8 +167,8 @@ pub(crate) struct Session {
     pub(crate) endpoint: Endpoint<Client>,
 }
 
-pub(crate) async fn webtransport(field: &Field) -> Result<Session> {
-    let endpoint = endpoint(field)?;
+pub(crate) async fn webtransport(field: &Field, window: Option<u32>) -> Result<Session> {
+    let endpoint = endpoint(field, window)?;
     let connection = endpoint.connect(url(field)).await?;
     let (send, recv) = connection.open_bi().await?.await?;
     Ok(Session { send, recv, connection, endpoint })

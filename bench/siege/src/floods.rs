@@ -228,7 +228,7 @@ async fn posts(field: &Field) -> Result<()> {
 }
 
 async fn stream_packets(field: &Field) -> Result<()> {
-    let session = webtransport(field).await?;
+    let session = webtransport(field, None).await?;
     let (mut send, mut recv) = (session.send, session.recv);
     send.write_all(&[short("0"), short("40")].concat()).await?;
     let batch = short("42[\"cursor\",[1,2,\"red\"]]").repeat(BATCH as usize);
@@ -316,7 +316,7 @@ async fn junk(field: &Field) -> Result<()> {
 }
 
 async fn junk_stream(field: &Field) -> Result<()> {
-    let session = webtransport(field).await?;
+    let session = webtransport(field, None).await?;
     let (mut send, mut recv) = (session.send, session.recv);
     if rand::rng().random() {
         send.write_all(&short("0")).await?;

@@ -97,7 +97,7 @@ async fn half_open_tls(field: &Field) -> Result<()> {
 }
 
 async fn half_open_quic(field: &Field) -> Result<()> {
-    let endpoint = endpoint(field)?;
+    let endpoint = endpoint(field, None)?;
     let connecting = endpoint.connect(url(field));
     let _ = tokio::time::timeout(Duration::from_micros(500), connecting).await;
     field.done();
@@ -153,7 +153,7 @@ async fn slow_polling(field: &Field) -> Result<()> {
 }
 
 async fn slow_webtransport(field: &Field) -> Result<()> {
-    let mut session = webtransport(field).await?;
+    let mut session = webtransport(field, WINDOW).await?;
     session.send.write_all(&[short("0"), short("40")].concat()).await?;
     field.done();
     field.hold().await;
@@ -163,7 +163,7 @@ async fn slow_webtransport(field: &Field) -> Result<()> {
 
 /// A visit over each transport, and on QUIC a goodbye.
 pub(crate) async fn visit(field: &Field) -> Result<()> {
-    let mut session = webtransport(field).await?;
+    let mut session = webtransport(field, None).await?;
     session.send.write_all(&[short("0"), short("40")].concat()).await?;
     let mut polling = tcp(field, None).await?;
     let sid = open_polling(&mut polling).await?;

@@ -87,6 +87,8 @@ export class Sync {
   #author: string | undefined;
   #epoch: string | undefined;
   #isReady = false;
+  /** What comes before the picture of the board, which may be older: to be done after it. */
+  #early: (() => void)[] = [];
   #unsent = 0;
   /** The server wants nothing before this time, in ms. */
   #notBefore = 0;
@@ -97,8 +99,8 @@ export class Sync {
     this.#hooks = hooks;
     socket.on("author", (author: string) => (this.#author = author));
     socket.on("board", (picture: Picture) => this.#show(picture));
-    socket.on("draw", (chunk: unknown) => this.#draw(chunk));
-    socket.on("erase", (erasure: { a: string; s: string[] }) => this.#erased(erasure));
+    socket.on("draw", (chunk: unknown) => this.#inOrder(() => this.#draw(chunk)));
+    socket.on("erase", (erasure: { a: string; s: string[] }) => this.#inOrder(() => this.#erased(erasure)));
     socket.on("disconnect", () => this.#disconnected());
   }
 
@@ -302,6 +304,12 @@ export class Sync {
     if (typeof repaint === "object") this.#hooks.paint(repaint.stroke, repaint.from);
   }
 
+  /** The picture was taken while others drew on: what they have done since may come before it. */
+  #inOrder(change: () => void): void {
+    if (this.#isReady) change();
+    else this.#early.push(change);
+  }
+
   #erased({ a, s }: { a: string; s: string[] }): void {
     let isSeen = false;
     for (const id of s) isSeen = this.#strokes.delete(`${a}/${id}`) || isSeen;
@@ -334,6 +342,7 @@ export class Sync {
     }
     this.#strokes.replace(picture);
     this.#isReady = true;
+    for (const change of this.#early.splice(0)) change();
     this.#notBefore = 0;
     this.#sendErasures();
     this.flush();
@@ -348,6 +357,7 @@ export class Sync {
 
   #disconnected(): void {
     this.#isReady = false;
+    this.#early = [];
     this.#judge();
   }
 

@@ -200,6 +200,16 @@ impl Args {
         self.body.to_json()
     }
 
+    /// Is the last of them a string, the event's name too, or might it be one?
+    pub(crate) fn may_end_with_string(&self) -> bool {
+        match &self.body {
+            Body::Json { text, .. } => {
+                text.strip_suffix(']').is_none_or(|list| list.trim_end().ends_with('"'))
+            }
+            Body::MsgPack(_) => true, // its end does not tell
+        }
+    }
+
     /// The same arguments and one more string behind them: how recovery hands out positions.
     pub fn with_appended_str(&self, last: &str) -> Self {
         let body = match &self.body {

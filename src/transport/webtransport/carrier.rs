@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
+use tokio::task::coop::has_budget_remaining;
 
 /// A future that may be polled from elsewhere than its task.
 pub(crate) struct Carrier {
@@ -28,8 +29,11 @@ pub(crate) struct Carrier {
     state: AtomicU8,
 }
 
-/// How long [`Gathering`] goes on with what it has woken; the rest is for the tasks, and so for other cores.
+/// How long [`Gathering`] goes on with what it has woken, but for the last of them; the rest is for the tasks, and so
+/// for other cores.
 const SLICE: Duration = Duration::from_micros(100);
+/// Woken connections that mean that there is more to receive: as many as packets are read at once.
+const MANY: usize = 32;
 
 thread_local! {
     /// What is woken by a [`Gathering`] that is at it on this thread.
@@ -100,14 +104,8 @@ impl Carrier {
     /// Does what there is to do. Where somebody else is at it, he or the task looks again. A panic is the task's,
     /// who meets it again.
     fn go_on(self: &Arc<Self>) {
-        let Some(mut work) = self.work.try_lock() else {
-            return self.wake_by_ref();
-        };
-        let _held = Held::new(self);
-        let poll = AssertUnwindSafe(|| self.poll(&mut work).is_ready());
-        if catch_unwind(poll).unwrap_or(true) {
-            self.wake_by_ref();
-        }
+        let go_on = || self.with(|| self.wake_by_ref());
+        drop(catch_unwind(AssertUnwindSafe(go_on)));
     }
 
     fn poll(self: &Arc<Self>, work: &mut Option<BoxFuture<'static, ()>>) -> Poll<()> {
@@ -153,13 +151,16 @@ impl Drop for Held<'_> {
 pub(crate) struct Gathering<F> {
     task: F,
     slice: Duration,
+    /// Are there other cores than this and one more?
+    is_wide: bool,
     /// Empty; kept for its capacity.
     list: Vec<Arc<Carrier>>,
 }
 
 impl<F> Gathering<F> {
-    pub(crate) fn new(task: F) -> Self {
-        Self { task, slice: SLICE, list: Vec::new() }
+    /// `workers`: the threads of the runtime.
+    pub(crate) fn new(task: F, workers: usize) -> Self {
+        Self { task, slice: SLICE, is_wide: workers > 2, list: Vec::new() }
     }
 }
 
@@ -168,18 +169,20 @@ impl<F: Future + Unpin> Future for Gathering<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        GATHERED.set(Some(std::mem::take(&mut this.list)));
+        let outer = GATHERED.replace(Some(std::mem::take(&mut this.list)));
+        debug_assert!(outer.is_none(), "one within the other");
         let mut gathered = Gathered::default();
         let done = Pin::new(&mut this.task).poll(cx);
         gathered.take();
         if !gathered.0.is_empty() {
+            // where others can do it, who always has more to receive does nothing else
+            let is_busy = this.is_wide && gathered.0.len() >= MANY;
             let begun = Instant::now();
             let mut woken = gathered.0.drain(..);
-            for carrier in woken.by_ref() {
+            // without budget tokio answers that there is nothing to do
+            while !is_busy && begun.elapsed() < this.slice && has_budget_remaining() {
+                let Some(carrier) = woken.next() else { break };
                 carrier.go_on();
-                if begun.elapsed() >= this.slice {
-                    break;
-                }
             }
             woken.for_each(|carrier| carrier.wake());
         }

@@ -58,7 +58,7 @@ impl Wake for Woken {
 struct Bench {
     work: Arc<Work>,
     carrier: Arc<Carrier>,
-    task: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    task: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     woken: Arc<Woken>,
 }
 
@@ -151,16 +151,16 @@ fn the_work_goes_with_its_task_though_it_holds_its_own_waker() {
 
 /// One turn of a task that does `act`, with all the time that it wants.
 fn gather(act: impl FnOnce() + Unpin) {
-    gather_for(Duration::MAX, act);
+    gather_as(Duration::MAX, 2, act);
 }
 
-fn gather_for(slice: Duration, act: impl FnOnce() + Unpin) {
+fn gather_as(slice: Duration, workers: usize, act: impl FnOnce() + Unpin) {
     let mut act = Some(act);
     let task = poll_fn(move |_| {
         act.take().expect("it is polled once")();
         Poll::Ready(())
     });
-    let mut gathering = Gathering { slice, ..Gathering::new(task) };
+    let mut gathering = Gathering { slice, ..Gathering::new(task, workers) };
     let done = Pin::new(&mut gathering).poll(&mut Context::from_waker(Waker::noop()));
     assert!(done.is_ready());
 }
@@ -194,11 +194,41 @@ fn a_connection_that_somebody_else_is_at_is_left_to_its_task() {
 
 #[test]
 fn who_receives_leaves_to_tasks_what_would_take_long() {
-    let mut benches = [Bench::new(), Bench::new()];
-    gather_for(Duration::ZERO, || benches.iter().for_each(|bench| bench.work.wake()));
-    let seen = benches.each_ref().map(|bench| (bench.work.polls(), bench.woken()));
-    assert_eq!(seen, [(2, 0), (1, 1)]);
-    assert!(benches[1].poll().is_pending());
+    let mut bench = Bench::new();
+    gather_as(Duration::ZERO, 2, || bench.work.wake());
+    assert_eq!((bench.work.polls(), bench.woken()), (1, 1));
+    assert!(bench.poll().is_pending());
+}
+
+#[test]
+fn who_has_more_to_receive_does_nothing_else_where_others_can() {
+    for (workers, count, seen) in [(3, MANY - 1, (2, 0)), (3, MANY, (1, 1)), (2, MANY, (2, 0))] {
+        let benches: Vec<_> = (0..count).map(|_| Bench::new()).collect();
+        gather_as(Duration::MAX, workers, || benches.iter().for_each(|bench| bench.work.wake()));
+        let all = benches.iter().all(|bench| (bench.work.polls(), bench.woken()) == seen);
+        assert!(all, "{workers} workers, {count} connections");
+    }
+}
+
+/// Tokio gives a task so much at a time, and all that it asks for then is not there yet.
+#[tokio::test]
+async fn who_has_no_budget_left_leaves_the_rest_to_tasks() {
+    let bench = Bench::new();
+    tokio::spawn(poll_fn(move |cx| {
+        gather(|| {
+            while has_budget_remaining() {
+                let proceed = tokio::task::coop::poll_proceed(cx);
+                if let Poll::Ready(proceed) = proceed {
+                    proceed.made_progress();
+                }
+            }
+            bench.work.wake();
+        });
+        assert_eq!((bench.work.polls(), bench.woken()), (1, 1));
+        Poll::Ready(())
+    }))
+    .await
+    .expect("it is left");
 }
 
 #[test]

@@ -7,8 +7,6 @@ const POLLERS = 10;
 const PACE = 200;
 /** An answer that takes longer is an error. */
 const PATIENCE = 10_000;
-/** Strokes that stay on the board, a multiple of the WebSockets: their author erases the one before them. */
-const STROKES = 3 * WEBSOCKETS;
 
 export class Traffic {
   #sockets = [];
@@ -20,8 +18,11 @@ export class Traffic {
   drawn = 0;
   seen = 0;
 
-  /** Lets them in; they talk until `stop`. `draws`: strokes a second, `points` numbers in each. */
-  async start(url, { draws = 10, points = 8 }) {
+  /**
+   * Lets them in; they talk until `stop`. `draws`: strokes a second, `points`: numbers in each, `strokes`: how many there are
+   * on the board from the beginning (a multiple of the WebSockets: who draws one erases one of his own).
+   */
+  async start(url, { draws = 10, points = 8, strokes = 60 }) {
     for (let index = 0; index < WEBSOCKETS + POLLERS; index++) {
       const transports = [index < WEBSOCKETS ? "websocket" : "polling"];
       const socket = io(url, { transports, auth: { board: "lobby" }, forceNew: true, rejectUnauthorized: false });
@@ -38,24 +39,32 @@ export class Traffic {
       await new Promise((resolve) => setTimeout(resolve, PACE / (WEBSOCKETS + POLLERS)));
       this.#timers.push(setInterval(() => this.#ask(socket), PACE));
     }
-    let stroke = 0;
+    for (let stroke = 0; stroke < strokes; stroke++) await this.#draw(stroke, points);
+    let stroke = strokes;
     this.#timers.push(
       setInterval(() => {
-        const p = Array.from({ length: points }, (_, at) => (stroke * 7 + at * 13) % 1000);
-        const chunk = { s: `s${stroke++}`, i: 0, p, style: { c: "red", w: 2, k: 2 } };
-        this.drawn++;
-        const author = this.#sockets[stroke % WEBSOCKETS].timeout(PATIENCE);
-        author.emit("draw", chunk, (error, answer) => {
-          if (error || answer?.have !== points) this.#failed(`draw: ${error ?? JSON.stringify(answer)}`);
-        });
+        this.#draw(stroke, points);
         // so that the server's memory does not grow by what is drawn
-        const old = stroke - 1 - STROKES;
-        if (old < 0) return;
-        author.emit("erase", { s: [`s${old}`] }, (error, answer) => {
-          if (error || answer) this.#failed(`erase: ${error ?? JSON.stringify(answer)}`);
-        });
+        this.#emit(stroke, "erase", { s: [`s${stroke - strokes}`] }, undefined);
+        stroke++;
       }, 1000 / draws),
     );
+  }
+
+  #draw(stroke, points) {
+    const p = Array.from({ length: points }, (_, at) => (stroke * 7 + at * 13) % 1000);
+    this.drawn++;
+    return this.#emit(stroke, "draw", { s: `s${stroke}`, i: 0, p, style: { c: "red", w: 2, k: 2 } }, points);
+  }
+
+  async #emit(stroke, event, change, have) {
+    const author = this.#sockets[stroke % WEBSOCKETS].timeout(PATIENCE);
+    try {
+      const answer = await author.emitWithAck(event, change);
+      if (answer?.have !== have) this.#failed(`${event}: ${JSON.stringify(answer)}`);
+    } catch (error) {
+      this.#failed(`${event}: ${error.message}`);
+    }
   }
 
   #failed(what) {
