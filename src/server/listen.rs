@@ -219,7 +219,21 @@ fn set_options(socket: SockRef<'_>, stall: Duration) {
     // small packets are what this server sends
     let _ = socket.set_tcp_nodelay(true);
     limit_stall(&socket, stall);
+    limit_unsent(&socket);
 }
+
+/// Bytes that the system takes of us before a peer has room for them. It would be megabytes, for each
+/// peer that does not read: what waits is to be in the outbox, where its bound, and what may be dropped, are known.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MAX_UNSENT: u32 = 128 * 1024;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn limit_unsent(socket: &SockRef<'_>) {
+    let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn limit_unsent(_: &SockRef<'_>) {}
 
 /// Lets the system cut off a peer that has taken nothing of what waits for it for so long. A session has its
 /// heartbeat; for an answer of HTTP, whose reader may hold megabytes of ours, there is nothing else.
@@ -411,5 +425,25 @@ mod tests {
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(45)));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), MAX_UNSENT);
+    }
+
+    /// What the system keeps of a peer that does not read is bounded, however much it would.
+    #[tokio::test]
+    async fn what_a_peer_does_not_take_waits_here_and_not_in_the_system() {
+        let (listener, _) = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        prepare(&listener, Duration::from_secs(45));
+        let client = tokio::net::TcpSocket::new_v4().unwrap();
+        let window = 16 * 1024;
+        client.set_recv_buffer_size(window).unwrap();
+        let _client = client.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.writable().await.unwrap();
+        let (mut taken, piece) = (0, [0; 1024]);
+        while let Ok(bytes) = stream.try_write(&piece) {
+            taken += bytes;
+        }
+        assert!(taken <= (MAX_UNSENT + 4 * window) as usize, "{taken} bytes");
     }
 }

@@ -27,7 +27,7 @@ const WITHIN = 1.1;
 const PATIENCE = 20;
 
 /** A board of 40,000 numbers, and enough that is drawn for a client that does not read to be given up. */
-const SLOW = { draws: 20, points: 200, strokes: 200, flags: ["--outbox-bytes", "256Ki"] };
+const SLOW = { draws: 40, points: 200, strokes: 200, flags: ["--outbox-bytes", "256Ki"] };
 const GIVEN_UP = 'quicket_sessions_closed_total{reason="slow_consumer"}';
 
 /** What an attack needs of the server, or of the normal clients, beyond the usual. */
