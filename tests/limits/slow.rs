@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use quicket::config::{Config, EngineConfig, TlsFiles};
+use quicket::config::{Config, EngineConfig, RecoveryConfig, SocketIoConfig, TlsFiles};
 use quicket::{EngineServer, EngineSocket};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use crate::support::client::websocket_frame;
 use crate::support::http::Request;
 use crate::support::server::Sessions;
-use crate::support::{Client, TestServer, engine, eventually, within};
+use crate::support::{Client, TestServer, engine, eventually, socketio, within};
 use quicket::CloseReason;
-use quicket::TransportKind::{Polling, WebSocket};
+use quicket::TransportKind::{Polling, WebSocket, WebTransport};
 
 /// Heartbeats so short that a test can miss one.
 fn hasty() -> EngineConfig {
@@ -243,17 +243,51 @@ async fn a_session_that_is_opened_and_left_ends_with_the_heartbeat() {
 /// their 96 bits is as often 1 as 0.
 #[tokio::test]
 async fn a_sid_has_96_random_bits() {
-    const SESSIONS: usize = 500;
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     /// The generator that `rand::random` draws from, which makes the sids, is one for keys.
     fn is_for_keys(_: impl rand::CryptoRng) {}
     is_for_keys(rand::rng());
     let server = TestServer::echo(engine()).await;
-    let mut ones = [0; 96];
-    for _ in 0..SESSIONS {
+    let mut sids = Vec::new();
+    for _ in 0..SIDS {
         let answer = Request::get(TestServer::target(Polling, None)).send(server.address).await;
         let open: serde_json::Value = serde_json::from_str(&answer.text()[1..]).unwrap();
         let sid = open["sid"].as_str().unwrap().to_owned();
+        assert_eq!(server.post(&sid, "1").await.status, 200);
+        sids.push(sid);
+    }
+    are_random(&sids);
+    server.end().await;
+}
+
+/// The socket's id, and the secret by which its session is resumed.
+#[tokio::test]
+async fn ids_of_sockets_and_of_sessions_have_96_random_bits() {
+    let window = Duration::from_secs(60);
+    let recovery = RecoveryConfig { window, ..RecoveryConfig::default() };
+    let socketio = SocketIoConfig { recovery, ..SocketIoConfig::default() };
+    let config = Config { socketio, ..socketio::config() };
+    let server = socketio::TestServer::start(config, |_| {}).await;
+    let mut client = server.client(WebTransport).await;
+    let (mut ids, mut secrets) = (Vec::new(), Vec::new());
+    for _ in 0..SIDS {
+        client.send("40").await;
+        let answer = client.recv_text().await;
+        let answer: serde_json::Value = serde_json::from_str(&answer[2..]).unwrap();
+        ids.push(answer["sid"].as_str().unwrap().to_owned());
+        secrets.push(answer["pid"].as_str().unwrap().to_owned());
+        client.send("41").await;
+    }
+    are_random(&ids);
+    are_random(&secrets);
+}
+
+const SIDS: usize = 500;
+
+/// Is each of the 96 bits as often set as not?
+fn are_random(sids: &[String]) {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut ones = [0; 96];
+    for sid in sids {
         assert_eq!(sid.len(), 20);
         for (at, letter) in sid.bytes().take(16).enumerate() {
             let bits = ALPHABET.iter().position(|known| *known == letter).unwrap();
@@ -261,13 +295,11 @@ async fn a_sid_has_96_random_bits() {
                 ones[at * 6 + bit] += bits >> bit & 1;
             }
         }
-        assert_eq!(server.post(&sid, "1").await.status, 200);
     }
     // 6 standard deviations: once in 10 million runs by chance
-    let most = 6.0 * (SESSIONS as f64).sqrt() / 2.0;
+    let most = 6.0 * (SIDS as f64).sqrt() / 2.0;
     for (bit, ones) in ones.into_iter().enumerate() {
-        let off = (ones as f64 - SESSIONS as f64 / 2.0).abs();
-        assert!(off <= most, "bit {bit} is set in {ones} of {SESSIONS} sids");
+        let off = (ones as f64 - SIDS as f64 / 2.0).abs();
+        assert!(off <= most, "bit {bit} is set in {ones} of {SIDS}");
     }
-    server.end().await;
 }

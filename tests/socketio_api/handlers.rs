@@ -123,11 +123,18 @@ async fn heartbeats_go_on_during_a_handler(kind: TransportKind) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_inbox_stops_the_reading_and_loses_nothing() {
-    for kind in [WebSocket, TransportKind::WebTransport] {
+    for (kind, events, bytes) in [
+        (WebSocket, 16, 1 << 20),
+        (WebSocket, 1_000_000, 4_096),
+        (TransportKind::WebTransport, 16, 1 << 20),
+        (TransportKind::WebTransport, 1_000_000, 4_096),
+    ] {
         let mut config = config();
+        config.engine.max_payload = 2_048;
+        config.socketio.inbox_bytes = bytes;
         config.engine.ping_interval = Duration::from_millis(400);
         config.engine.ping_timeout = Duration::from_millis(200);
-        config.socketio.inbox_events = 16;
+        config.socketio.inbox_events = events;
         // it is the inbox that is to be met
         config.limits.packet_rate = None;
         let server = TestServer::start(config, |_| {}).await;
