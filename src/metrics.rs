@@ -8,9 +8,12 @@ mod application;
 mod bus;
 mod certificates;
 mod descriptors;
+mod incidents;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::text;
@@ -23,8 +26,10 @@ pub use self::application::{Counter as AppCounter, Gauge as AppGauge};
 pub(crate) use self::bus::BusMetrics;
 use self::certificates::CertificateMetrics;
 pub(crate) use self::descriptors::DescriptorMetrics;
+pub(crate) use self::incidents::{Incident, Incidents};
 use self::limits::LimitMetrics;
 use crate::engine::TransportKind;
+use crate::engine::door::Limit;
 use crate::engine::handshake::HandshakeError;
 use crate::engine::session::ProbeFailure;
 use crate::error::{CloseReason, NotRecovered, PeerMisbehaved, TokenError};
@@ -76,6 +81,8 @@ pub struct Metrics {
     pub(crate) handler_panics: Counter,
     /// Limits that clients met.
     pub(crate) limits: LimitMetrics,
+    /// What is logged once in a while.
+    pub(crate) incidents: Incidents,
     /// File descriptors.
     pub(crate) descriptors: DescriptorMetrics,
     /// The certificate.
@@ -136,6 +143,7 @@ impl Metrics {
             handler_errors: counter(r, "handler_errors", "Handlers that returned an error"),
             handler_panics: counter(r, "handler_panics", "Handlers that panicked"),
             limits: LimitMetrics::register(r),
+            incidents: Incidents::default(),
             descriptors: DescriptorMetrics::register(r),
             certificate: CertificateMetrics::register(r),
             recovered: counter(r, "recoveries", "Clients that went on with their session"),
@@ -170,6 +178,18 @@ impl Metrics {
     pub(crate) fn session_opened(&self, on: TransportKind) {
         self.sessions_opened[on].inc();
         self.sessions[on].inc();
+    }
+
+    /// A client met a limit.
+    pub(crate) fn met(&self, limit: Limit, client: IpAddr, now: Instant) {
+        self.limits.hit[limit].inc();
+        self.incidents.note(Incident::Limit(limit), Some(client), now);
+    }
+
+    /// A client broke a rule.
+    pub(crate) fn misbehaved(&self, rule: PeerMisbehaved, client: Option<IpAddr>, now: Instant) {
+        self.peer_misbehaved[rule].inc();
+        self.incidents.note(Incident::Rule(rule), client, now);
     }
 
     /// So many packets went out on this transport, with so many bytes in all.

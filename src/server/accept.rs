@@ -72,7 +72,7 @@ pub(crate) async fn handle(
         Ok(Verified::Known(session)) if upgrade => {
             Ok(upgrade_session(&core, handover, request, session))
         }
-        Ok(Verified::Known(session)) => Ok(polling(&core, request, session, &facts).await),
+        Ok(Verified::Known(session)) => Ok(polling(&core, peer, request, session, &facts).await),
         Err(refusal) => Err(refusal),
     }
     .unwrap_or_else(|refusal| {
@@ -221,6 +221,7 @@ async fn open_polling(
 /// A request of a polling session.
 async fn polling(
     core: &Arc<Core>,
+    peer: Peer,
     request: Request<Body>,
     session: Arc<SessionHandle>,
     facts: &RequestFacts,
@@ -231,7 +232,7 @@ async fn polling(
             session.send(Command::Poll(PollRequest { answer }));
             poll_response(core, facts, receiver).await
         }
-        Method::POST => post(core, request, session, facts).await,
+        Method::POST => post(core, peer, request, session, facts).await,
         // engine.io polling.ts `onRequest`
         _ => wire::empty(StatusCode::INTERNAL_SERVER_ERROR),
     }
@@ -262,6 +263,7 @@ async fn poll_response(
 
 async fn post(
     core: &Core,
+    peer: Peer,
     request: Request<Body>,
     session: Arc<SessionHandle>,
     facts: &RequestFacts,
@@ -278,6 +280,8 @@ async fn post(
         return broke(PeerMisbehaved::BinaryPost);
     }
     let engine = &core.config.engine;
+    let trusted = &core.config.limits.trusted_proxies;
+    let client = client_address(trusted, peer.address.ip(), request.headers());
     let body = Limited::new(request.into_body(), engine.max_payload).collect();
     // a pong could not come for longer than this either, since POSTs do not overlap
     let body = tokio::time::timeout(engine.ping_interval + engine.ping_timeout, body);
@@ -293,7 +297,7 @@ async fn post(
         // Node answers and leaves the session alone
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             posting.arrived();
-            core.metrics.peer_misbehaved[PeerMisbehaved::PayloadTooLarge].inc();
+            core.limits.misbehaved(PeerMisbehaved::PayloadTooLarge, client);
             return wire::empty(StatusCode::PAYLOAD_TOO_LARGE);
         }
         Ok(Err(_)) => {

@@ -313,6 +313,7 @@ impl Core {
             socketio.close_bus().await;
         }
         self.advance(Phase::Closed);
+        self.metrics.incidents.flush();
         self.registry.len()
     }
 

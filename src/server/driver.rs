@@ -8,6 +8,7 @@
 //! deadline has passed is asked of the clock, not of which wake-up came.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,7 +25,7 @@ use crate::engine::packet::{Frame, Packet};
 use crate::engine::session::{Event, Session, Slot};
 use crate::error::{CloseReason, LinkError, PeerMisbehaved};
 use crate::fanout::{Encoded, turn};
-use crate::metrics::Metrics;
+use crate::metrics::{Incident, Metrics};
 use crate::transport::Link;
 use crate::transport::polling::PollRequest;
 
@@ -238,9 +239,14 @@ impl Driver {
     }
 
     fn count(&self, rule: PeerMisbehaved) {
-        self.metrics.peer_misbehaved[rule].inc();
+        self.metrics.misbehaved(rule, self.client(), now());
         let peer_error = rule.label();
         tracing::debug!(sid = ?self.session.sid(), peer_error, "the peer broke a rule");
+    }
+
+    /// Whose session it is.
+    fn client(&self) -> Option<IpAddr> {
+        self.place.as_ref().map(Place::client)
     }
 
     fn deadlines(&mut self, now: Instant) {
@@ -435,7 +441,10 @@ impl Driver {
         self.metrics.session_closed(self.session.kind(), reason);
         match reason {
             CloseReason::PingTimeout => self.metrics.pings_unanswered.inc(),
-            CloseReason::SlowConsumer => self.metrics.outbox_overflows.inc(),
+            CloseReason::SlowConsumer => {
+                self.metrics.incidents.note(Incident::Outbox, self.client(), now());
+                self.metrics.outbox_overflows.inc()
+            }
             _ => 0,
         };
         match &mut self.link {

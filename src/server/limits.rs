@@ -10,7 +10,8 @@ use crate::config::LimitsConfig;
 use crate::engine::allowance::Allowance;
 use crate::engine::door::{Door, Limit, Refused, counted};
 use crate::engine::handshake::{HandshakeError, Refusal};
-use crate::metrics::Metrics;
+use crate::error::PeerMisbehaved;
+use crate::metrics::{Incident, Metrics};
 
 /// The limits at the door of one server.
 pub(crate) struct Limits {
@@ -73,7 +74,17 @@ impl Limits {
 
     /// Counts, and says who it was: the first of a kind, and then one in a while.
     pub(crate) fn hit(&self, limit: Limit, client: IpAddr) {
-        self.metrics.limits.met(limit, client, now());
+        self.metrics.met(limit, client, now());
+    }
+
+    /// As [`Limits::hit`], for what is counted elsewhere.
+    pub(super) fn note(&self, incident: Incident, client: IpAddr) {
+        self.metrics.incidents.note(incident, Some(client), now());
+    }
+
+    /// As [`Limits::hit`], for a rule that was broken.
+    pub(super) fn misbehaved(&self, rule: PeerMisbehaved, client: IpAddr) {
+        self.metrics.misbehaved(rule, Some(client), now());
     }
 }
 
@@ -101,6 +112,11 @@ impl Place {
     /// See [`Limits::hit`].
     pub(crate) fn hit(&self, limit: Limit) {
         self.limits.hit(limit, self.client);
+    }
+
+    /// Whose it is.
+    pub(super) fn client(&self) -> IpAddr {
+        self.client
     }
 
     pub(crate) fn is_half_open(&self) -> bool {

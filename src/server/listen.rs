@@ -30,6 +30,7 @@ use super::handover::{Handover, Life, Wire};
 use super::quic::to_canonical;
 use crate::engine::door::Limit;
 use crate::error::ServeError;
+use crate::metrics::Incident;
 use crate::transport::http::Stream;
 
 /// Connections that wait to be accepted; a deploy brings thousands at once.
@@ -170,6 +171,7 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
         let pass = full.as_ref().map_or(Pass::Serve, |_| gate.pass(&stream));
         if !matches!(pass, Pass::Serve) {
             core.metrics.descriptors.refused.inc();
+            core.limits.note(Incident::Descriptors, peer.address.ip());
         }
         match (pass, &full) {
             (Pass::Refuse(permit), Some(full)) => {

@@ -22,6 +22,7 @@ use crate::engine::door::{Limit, subscriber};
 use crate::engine::handshake::{FirstPacket, HandshakeError};
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
+use crate::metrics::Incident;
 use crate::transport::http as wire;
 use crate::transport::webtransport::carrier::Carrier;
 use crate::transport::webtransport::session::Request;
@@ -209,7 +210,8 @@ impl Drop for Slot {
 impl Slot {
     /// Under load, an address must be proven first; far above it, newcomers are refused.
     fn take(core: &Core, pending: &Arc<Pending>, incoming: Incoming) -> Option<(Self, Incoming)> {
-        let address = subscriber(incoming.remote_address().ip());
+        let peer = to_canonical(incoming.remote_address()).ip();
+        let address = subscriber(peer);
         let proven = incoming.remote_address_validated();
         let settings = &core.config.webtransport;
         let most = Most {
@@ -224,6 +226,7 @@ impl Slot {
             }
             Verdict::Retry => {
                 core.metrics.quic_retries.inc();
+                core.limits.note(Incident::Unproven, peer);
                 // an error gives it back, and dropping it refuses it
                 let _ = incoming.retry();
             }
@@ -297,7 +300,8 @@ async fn accept(
     let echo = draft.then_some(("sec-webtransport-http3-draft", "draft02"));
     let (session, stream) = request.accept(echo).await.map_err(|error| error.to_string())?;
     let mut link = WebTransport::new(session, stream, carrier, core.config.engine.max_payload);
-    let first = poll_fn(|cx| link.poll_read(cx)).await.map_err(|error| broken(core, error))?;
+    let first =
+        poll_fn(|cx| link.poll_read(cx)).await.map_err(|error| broken(core, peer, error))?;
     let first = first.ok_or("closed before its first packet")?;
     let link = Link::WebTransport(Box::new(link));
     match Packet::decode(first) {
@@ -314,14 +318,14 @@ async fn accept(
             FirstPacket::Illegal => Err("illegal first packet".into()),
         },
         Ok(_) => Err("the first packet is no OPEN".into()),
-        Err(rule) => Err(broken(core, rule.into())),
+        Err(rule) => Err(broken(core, peer, rule.into())),
     }
 }
 
 /// There is no session yet that would count the rule.
-fn broken(core: &Core, error: LinkError) -> String {
+fn broken(core: &Core, peer: SocketAddr, error: LinkError) -> String {
     if let LinkError::Peer(rule) = error {
-        core.metrics.peer_misbehaved[rule].inc();
+        core.limits.misbehaved(rule, peer.ip());
     }
     error.to_string()
 }

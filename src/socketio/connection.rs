@@ -122,7 +122,8 @@ impl Connection {
             Overdue::Namespace => Some(CloseReason::ForcedServerClose),
             Overdue::Attachments => {
                 let rule = PeerMisbehaved::AttachmentsOverdue;
-                self.0.server.metrics.peer_misbehaved[rule].inc();
+                let client = Some(self.0.handshake.address);
+                self.0.server.metrics.misbehaved(rule, client, now);
                 Some(rule.close_reason())
             }
         }

@@ -53,7 +53,7 @@ impl Socket {
     /// Counts a limit that it met.
     pub(super) fn met(&self, limit: Limit) {
         let now = tokio::time::Instant::now().into_std();
-        self.0.namespace.metrics.limits.met(limit, self.handshake().address, now);
+        self.0.namespace.metrics.met(limit, self.handshake().address, now);
     }
 
     pub(super) fn leave_at(&self, rooms: &[Str], at: Option<StreamId>) {

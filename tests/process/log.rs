@@ -1,0 +1,90 @@
+//! What the log says of attacks: who, what, how often; sampled, and nothing that the client said.
+
+use serde_json::{Value, json};
+
+use quicket::TransportKind::WebSocket;
+
+use super::Process;
+use super::support::socketio::Client;
+
+/// Who, what limit, how often; sampled, and nothing that the client said.
+#[tokio::test]
+async fn a_limit_that_is_met_is_logged_once_in_a_while() {
+    let mut process = Process::start(&["--max-sessions", "1", "--shutdown-grace", "1s"], &[]).await;
+    let poll = "/socket.io/?EIO=4&transport=polling&token=hunter2";
+    assert_eq!(process.get(poll).await.0, 200);
+    for _ in 0..5 {
+        assert_eq!(process.get(poll).await.0, 503);
+    }
+    let line = process.line("met a limit").await;
+    for part in ["WARN", "limit=\"sessions\"", "client=127.0.0.1", "left_out=0"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let rest = process.rest_of_the_log().await;
+    let hits: Vec<_> = rest.iter().filter(|line| line.contains("met a limit")).collect();
+    let left_out = "limit=\"sessions\" client=127.0.0.1 left_out=4";
+    assert!(hits.len() == 1 && hits[0].contains(left_out), "{rest:?}");
+    assert!(!rest.iter().any(|line| line.contains("hunter2")), "{rest:?}");
+}
+
+/// An attack that is over within the 10 s in which its lines are left out is reported all the same, once.
+#[tokio::test]
+async fn what_was_left_out_of_the_log_is_reported_when_nothing_comes_after_it() {
+    let mut process = Process::start(&["--max-sessions", "1", "--shutdown-grace", "1s"], &[]).await;
+    let poll = "/socket.io/?EIO=4&transport=polling";
+    assert_eq!(process.get(poll).await.0, 200);
+    for _ in 0..5 {
+        assert_eq!(process.get(poll).await.0, 503);
+    }
+    assert!(process.line("met a limit").await.contains("left_out=0"));
+    assert!(process.line("met a limit").await.contains("left_out=4"));
+    let rest = process.rest_of_the_log().await;
+    assert!(!rest.iter().any(|line| line.contains("met a limit")), "{rest:?}");
+}
+
+/// Broken rules and slow clients, too: who breaks them again and again is to be found by the log.
+#[tokio::test]
+async fn a_broken_rule_and_a_slow_client_are_logged_with_their_address() {
+    let limits = ["--outbox-bytes", "65536", "--handshake-rate-per-ip", "off"];
+    let mut process = Process::start(&limits, &[]).await;
+    let too_long = format!(r#"42["hunter2{}"]"#, "x".repeat(1024));
+    let attachments = r#"4511-["hunter2"]"#;
+    for (packet, rule) in [(attachments, "too_many_attachments"), (&too_long, "name_too_long")] {
+        for _ in 0..3 {
+            let mut client = Client::open(process.address, WebSocket).await;
+            client.join("/").await;
+            client.send(packet).await;
+            client.end().await;
+        }
+        let line = process.line("broke a rule").await;
+        for part in ["WARN", &format!("rule={rule:?}"), "client=127.0.0.1", "left_out=0"] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
+    // two that join, of whom one draws and the other does not poll
+    let mut anna = Client::open(process.address, WebSocket).await;
+    anna.join("/").await;
+    let url = format!("http://{}/socket.io/?EIO=4&transport=polling", process.address);
+    let open = reqwest::get(&url).await.unwrap().text().await.unwrap();
+    let open: Value = serde_json::from_str(&open[1..]).unwrap();
+    let url = format!("{url}&sid={}", open["sid"].as_str().unwrap());
+    let joined = reqwest::Client::new().post(&url).body("40").send().await.unwrap();
+    assert_eq!(joined.status(), 200);
+    let points: Vec<u32> = (0..200).collect();
+    let style = json!({ "c": "red", "w": 2, "k": 2 });
+    for stroke in 0..400 {
+        let name = format!("hunter2.{stroke}");
+        let chunk = json!({ "s": name, "i": 0, "p": points, "style": style });
+        anna.emit(json!(["draw", chunk])).await;
+    }
+    let line = process.line("outbox_bytes").await;
+    for part in ["WARN", "met a limit", "client=127.0.0.1", "left_out=0"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let rest = process.rest_of_the_log().await;
+    for rule in ["too_many_attachments", "name_too_long"] {
+        let left_out = format!("rule={rule:?} client=127.0.0.1 left_out=2");
+        assert_eq!(rest.iter().filter(|line| line.contains(&left_out)).count(), 1, "{rest:?}");
+    }
+    assert!(!rest.iter().any(|line| line.contains("hunter2")), "{rest:?}");
+}
