@@ -23,6 +23,10 @@ pub(crate) enum Incident {
     Unproven,
     /// A rule of the protocol.
     Rule(PeerMisbehaved),
+    /// A handler that failed: a client can make it fail with each of its packets.
+    Handler,
+    /// Likewise, for an event of another server.
+    ServerSideHandler,
 }
 
 impl Incident {
@@ -44,6 +48,8 @@ impl Incident {
             Self::Rule(rule) => {
                 tracing::warn!(rule = rule.label(), client, left_out, "a client broke a rule");
             }
+            Self::Handler => tracing::warn!(client, left_out, "handlers failed"),
+            Self::ServerSideHandler => tracing::warn!(left_out, "server-side handlers failed"),
         }
     }
 }
@@ -64,7 +70,7 @@ impl Incidents {
         }
     }
 
-    /// Is this one to be logged, and with how many that were left out before it?
+    /// Is this one to be logged, by the caller who knows more, and with how many that were left out before it?
     pub(crate) fn says(
         &self,
         incident: Incident,

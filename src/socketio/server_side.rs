@@ -14,6 +14,7 @@ use super::packet::Codec;
 use crate::cluster::message::{Reply, Request};
 use crate::engine::packet::Str;
 use crate::error::{AckError, EmitError};
+use crate::metrics::Incident;
 use crate::socketio::packet::Args;
 
 /// How long the other servers may take to answer (Node's adapter: 5 s).
@@ -74,7 +75,11 @@ impl ServerSide {
             tokio::spawn(async move {
                 if let Err(error) = future.await {
                     metrics.handler_errors.inc();
-                    tracing::warn!(event, %error, "a server-side handler failed");
+                    let now = tokio::time::Instant::now().into_std();
+                    let said = metrics.incidents.says(Incident::ServerSideHandler, None, now);
+                    if let Some(left_out) = said {
+                        tracing::warn!(event, %error, left_out, "a server-side handler failed");
+                    }
                 }
             });
         }

@@ -12,6 +12,7 @@ use super::inbox::Work;
 use super::registered::AnyFn;
 use super::socket::Socket;
 use crate::error::CloseReason;
+use crate::metrics::Incident;
 use crate::socketio::packet::Args;
 
 /// Pieces of work before others on the thread get their turn.
@@ -187,7 +188,12 @@ impl Socket {
             }
             Ok(Err(error)) => {
                 metrics.handler_errors.inc();
-                tracing::warn!(nsp, event, %error, "a handler failed");
+                let client = self.handshake().address;
+                let now = tokio::time::Instant::now().into_std();
+                let said = metrics.incidents.says(Incident::Handler, Some(client), now);
+                if let Some(left_out) = said {
+                    tracing::warn!(nsp, event, %error, %client, left_out, "a handler failed");
+                }
             }
             Err(_) => self.panicked(event),
         }

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use quicket::TransportKind::WebSocket;
 
-use super::Process;
 use super::support::socketio::Client;
+use super::{Process, until};
 
 /// Who, what limit, how often; sampled, and nothing that the client said.
 #[tokio::test]
@@ -87,4 +87,33 @@ async fn a_broken_rule_and_a_slow_client_are_logged_with_their_address() {
         assert_eq!(rest.iter().filter(|line| line.contains(&left_out)).count(), 1, "{rest:?}");
     }
     assert!(!rest.iter().any(|line| line.contains("hunter2")), "{rest:?}");
+}
+
+/// A client can make a handler fail with each of its packets.
+#[tokio::test]
+async fn handlers_that_fail_are_logged_once_in_a_while() {
+    let mut process = Process::start(&["--shutdown-grace", "1s"], &[]).await;
+    // as many boards as there may be in use
+    let mut clients = Vec::new();
+    for number in 0..200 {
+        let mut client = Client::open(process.address, WebSocket).await;
+        client.send(&format!(r#"40{{"board":"{number}"}}"#)).await;
+        client.joined("/").await;
+        until(&mut client, "author").await;
+        clients.push(client);
+    }
+    let mut client = Client::open(process.address, WebSocket).await;
+    for _ in 0..20 {
+        client.send(r#"40{"board":"hunter2"}"#).await;
+        client.joined("/").await;
+        client.expect("41").await;
+    }
+    let line = process.line("handler").await;
+    for part in ["WARN", "a handler failed", "client=127.0.0.1", "left_out=0", "boards"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let rest = process.rest_of_the_log().await;
+    let more: Vec<_> = rest.iter().filter(|line| line.contains("handler")).collect();
+    let left_out = "handlers failed client=127.0.0.1 left_out=19";
+    assert!(more.len() == 1 && more[0].contains(left_out), "{rest:?}");
 }
