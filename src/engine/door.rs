@@ -38,6 +38,10 @@ pub(crate) enum Limit {
     PendingAcks,
     /// The head of an HTTP/1 request (fixed).
     HeadBytes,
+    /// `webtransport-max-pending-handshakes`, far above it.
+    QuicHandshakes,
+    /// `webtransport-max-pending-handshakes-per-ip`, with a proven address.
+    QuicHandshakesPerIp,
 }
 
 impl Limit {
@@ -55,6 +59,8 @@ impl Limit {
             Self::Rooms => "rooms",
             Self::PendingAcks => "pending_acks",
             Self::HeadBytes => "head_bytes",
+            Self::QuicHandshakes => "quic_handshakes",
+            Self::QuicHandshakesPerIp => "quic_handshakes_per_ip",
         }
     }
 }
@@ -264,7 +270,7 @@ pub(crate) fn counted(limits: &LimitsConfig, address: IpAddr) -> Option<IpAddr> 
 
 /// What stands for all addresses of a subscriber: of IPv6 the /64, of which a subscriber has all (RFC
 /// 6177); its addresses within change with privacy extensions, and at will.
-pub(crate) fn subscriber(address: IpAddr) -> IpAddr {
+fn subscriber(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
         other => other,

@@ -40,5 +40,7 @@ label!(
         Rooms,
         PendingAcks,
         HeadBytes,
+        QuicHandshakes,
+        QuicHandshakesPerIp,
     ]
 );

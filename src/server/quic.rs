@@ -18,8 +18,8 @@ use super::quic_lb::RoutableIds;
 use super::quic_runtime::{QuicRuntime, keeping};
 use super::registry::Command;
 use crate::config::ServerId;
-use crate::engine::door::{Limit, subscriber};
-use crate::engine::handshake::{FirstPacket, HandshakeError};
+use crate::engine::door::{Limit, counted};
+use crate::engine::handshake::FirstPacket;
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
 use crate::metrics::Incident;
@@ -158,31 +158,38 @@ enum Verdict {
     Accept,
     /// The address must be proven first (RFC 9000 8.1.2).
     Retry,
-    Refuse,
+    Refuse(Limit),
 }
 
 impl Pending {
-    /// Counts a newcomer that is accepted.
-    fn enter(&self, most: Most, address: IpAddr, proven: bool) -> Verdict {
+    /// Counts a newcomer that is accepted. `address` is one of [`counted`]: none of those, of whom many clients
+    /// may share one.
+    fn enter(&self, most: Most, address: Option<IpAddr>, proven: bool) -> Verdict {
         let mut counts = self.0.lock();
-        let of = counts.of.get(&address).map_or(0, |of| of[usize::from(proven)]);
-        // a load test, or a tunnel that many clients share
-        let crowd = of >= most.of_address && !address.is_loopback();
-        if counts.all >= most.all.saturating_mul(REFUSED_ABOVE) || crowd && proven {
-            return Verdict::Refuse;
+        let of = address.and_then(|address| counts.of.get(&address));
+        let crowd = of.is_some_and(|of| of[usize::from(proven)] >= most.of_address);
+        if counts.all >= most.all.saturating_mul(REFUSED_ABOVE) {
+            return Verdict::Refuse(Limit::QuicHandshakes);
+        }
+        if crowd && proven {
+            return Verdict::Refuse(Limit::QuicHandshakesPerIp);
         }
         if !proven && (counts.all >= most.all || crowd) {
             return Verdict::Retry;
         }
         counts.all += 1;
-        counts.of.entry(address).or_default()[usize::from(proven)] += 1;
+        if let Some(address) = address {
+            counts.of.entry(address).or_default()[usize::from(proven)] += 1;
+        }
         Verdict::Accept
     }
 
-    fn leave(&self, address: IpAddr, proven: bool) {
+    fn leave(&self, address: Option<IpAddr>, proven: bool) {
         let mut counts = self.0.lock();
         counts.all -= 1;
-        if let Some(of) = counts.of.get_mut(&address) {
+        if let Some(address) = address
+            && let Some(of) = counts.of.get_mut(&address)
+        {
             of[usize::from(proven)] -= 1;
             if *of == [0, 0] {
                 counts.of.remove(&address);
@@ -196,7 +203,7 @@ impl Pending {
 /// is as large as one that lives.
 struct Slot {
     pending: Arc<Pending>,
-    address: IpAddr,
+    address: Option<IpAddr>,
     proven: bool,
     counts: AtomicBool,
 }
@@ -211,7 +218,7 @@ impl Slot {
     /// Under load, an address must be proven first; far above it, newcomers are refused.
     fn take(core: &Core, pending: &Arc<Pending>, incoming: Incoming) -> Option<(Self, Incoming)> {
         let peer = to_canonical(incoming.remote_address()).ip();
-        let address = subscriber(peer);
+        let address = counted(&core.config.limits, peer);
         let proven = incoming.remote_address_validated();
         let settings = &core.config.webtransport;
         let most = Most {
@@ -230,8 +237,8 @@ impl Slot {
                 // an error gives it back, and dropping it refuses it
                 let _ = incoming.retry();
             }
-            Verdict::Refuse => {
-                core.metrics.handshakes_refused[HandshakeError::Forbidden].inc();
+            Verdict::Refuse(limit) => {
+                core.limits.hit(limit, peer);
                 incoming.refuse();
             }
         }

@@ -52,9 +52,31 @@ async fn above_the_threshold_a_client_proves_its_address_and_far_above_it_is_ref
     assert_eq!(retries(), REFUSED_ABOVE as u64, "each of them pays it, and is let in");
     let refused = client(&echo).connect(echo.url("/socket.io/")).await;
     assert!(refused.is_err(), "as many as there may be are under way");
+    assert_eq!(echo.core.metrics.limits.hit[Limit::QuicHandshakes].get(), 1);
     let forbidden = &echo.core.metrics.handshakes_refused[HandshakeError::Forbidden];
-    assert_eq!(forbidden.get(), 1);
+    assert_eq!(forbidden.get(), 0, "that is a wrong origin");
     drop((half_open, more));
+}
+
+/// As at the door: `per-ip-exempt` says who is many clients.
+#[tokio::test]
+async fn the_limit_of_handshakes_of_one_address_exempts_whom_the_door_exempts() {
+    for exempt in [true, false] {
+        let mut config = Config::default();
+        config.engine.upgrade_timeout = SOON * 4;
+        config.webtransport.max_pending_handshakes_per_ip = 1;
+        if !exempt {
+            config.limits.per_ip_exempt = Vec::new();
+        }
+        let echo = Echo::on(config, None);
+        let (first, second) = (Bare::connect(&echo).await, Bare::connect(&echo).await);
+        // one that is not proven, and one that is
+        assert_eq!(echo.core.metrics.quic_retries.get(), u64::from(!exempt));
+        let third = client(&echo).connect(echo.url("/socket.io/")).await;
+        let hit = echo.core.metrics.limits.hit[Limit::QuicHandshakesPerIp].get();
+        assert_eq!((third.is_ok(), hit), (exempt, u64::from(!exempt)));
+        drop((first, second));
+    }
 }
 
 /// What bounds pending handshakes has to bound their memory: one that was given up is in quinn for seconds.

@@ -8,7 +8,7 @@ use wtransport::tls::Sha256Digest;
 use super::*;
 use crate::config::{Config, LimitsConfig};
 use crate::engine::NodeTag;
-use crate::engine::handshake::Refusal;
+use crate::engine::handshake::{HandshakeError, Refusal};
 use crate::engine::packet::Message;
 use crate::error::CloseReason;
 use crate::metrics::Metrics;
@@ -558,7 +558,7 @@ mod floods;
 fn one_address_cannot_take_all_places() {
     let pending = Pending::default();
     let most = Most { all: 1000, of_address: 64 };
-    let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+    let [one, other] = [1, 2].map(|last| Some(IpAddr::from([192, 0, 2, last])));
     for _ in 0..most.of_address {
         assert_eq!(pending.enter(most, one, false), Verdict::Accept);
     }
@@ -567,20 +567,20 @@ fn one_address_cannot_take_all_places() {
     for _ in 0..most.of_address {
         assert_eq!(pending.enter(most, one, true), Verdict::Accept);
     }
-    assert_eq!(pending.enter(most, one, true), Verdict::Refuse);
+    let refused = Verdict::Refuse(Limit::QuicHandshakesPerIp);
+    assert_eq!(pending.enter(most, one, true), refused);
     assert_eq!(pending.enter(most, other, false), Verdict::Accept);
     pending.leave(one, true);
     assert_eq!(pending.enter(most, one, true), Verdict::Accept);
-    let local = IpAddr::from([127, 0, 0, 1]);
     for _ in 0..500 {
-        assert_eq!(pending.enter(most, local, false), Verdict::Accept);
+        assert_eq!(pending.enter(most, None, false), Verdict::Accept, "it is exempt");
     }
 }
 
 #[test]
 fn under_load_addresses_are_proven_and_far_above_newcomers_refused() {
     let pending = Pending::default();
-    let address = |number: usize| IpAddr::from([192, 0, 2, number as u8]);
+    let address = |number: usize| Some(IpAddr::from([192, 0, 2, number as u8]));
     let (limits, most) = (Most { all: 2, of_address: 64 }, 2 * REFUSED_ABOVE);
     for number in 0..2 {
         assert_eq!(pending.enter(limits, address(number), false), Verdict::Accept);
@@ -589,7 +589,8 @@ fn under_load_addresses_are_proven_and_far_above_newcomers_refused() {
     for number in 2..most {
         assert_eq!(pending.enter(limits, address(number), true), Verdict::Accept);
     }
-    assert_eq!(pending.enter(limits, address(most), true), Verdict::Refuse);
+    let refused = Verdict::Refuse(Limit::QuicHandshakes);
+    assert_eq!(pending.enter(limits, address(most), true), refused);
     for number in 0..most {
         pending.leave(address(number), number >= 2);
     }
