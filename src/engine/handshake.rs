@@ -1,5 +1,6 @@
 //! What a client shows at the door: the same on every transport (guarantee G1).
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
@@ -95,7 +96,9 @@ impl From<HandshakeError> for Refusal {
 
 /// The request that opened a session, whatever the transport: an HTTP request, a WebSocket upgrade or
 /// a WebTransport CONNECT.
-#[derive(Clone, Debug)]
+///
+/// Printed with the names of its query parameters only: their values may be tokens.
+#[derive(Clone)]
 pub struct Handshake {
     /// The name of the transport that opened the session: `polling`, `websocket` or `webtransport`.
     pub transport: &'static str,
@@ -137,6 +140,24 @@ impl Handshake {
     /// Path without the query.
     pub fn path(&self) -> &str {
         self.url.split('?').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // without a rest: a field that is added is to be thought about here
+        let Self { transport, url: _, query, headers, peer, address, secure, issued } = self;
+        let names: Vec<_> = query.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Handshake")
+            .field("transport", transport)
+            .field("path", &self.path())
+            .field("query", &names)
+            .field("headers", headers)
+            .field("peer", peer)
+            .field("address", address)
+            .field("secure", secure)
+            .field("issued", issued)
+            .finish()
     }
 }
 
@@ -268,5 +289,23 @@ mod tests {
         assert_eq!(handshake.query("t"), Some("a b"));
         assert_eq!(handshake.query("j"), None);
         assert_eq!(handshake.path(), "/socket.io/");
+    }
+
+    #[test]
+    fn a_handshake_is_printed_without_the_values_of_its_query() {
+        let query = "EIO=4&token=hunter2";
+        let handshake = Handshake {
+            transport: "polling",
+            url: format!("/socket.io/?{query}"),
+            query: parse_query(query),
+            headers: HeaderMap::new(),
+            peer: ([127, 0, 0, 1], 1).into(),
+            address: [127, 0, 0, 1].into(),
+            secure: false,
+            issued: SystemTime::UNIX_EPOCH,
+        };
+        let printed = format!("{handshake:?}");
+        assert!(!printed.contains("hunter2"), "{printed}");
+        assert!(printed.contains(r#"path: "/socket.io/", query: ["EIO", "token"]"#), "{printed}");
     }
 }
