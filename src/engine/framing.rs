@@ -122,6 +122,11 @@ impl LengthPrefixed {
         Ok(Some(frame))
     }
 
+    /// Bytes that have come of a frame that is not whole yet, without its header.
+    pub(crate) fn partial_bytes(&self) -> usize {
+        self.header().map_or(0, |(_, header, _)| self.buffer.len() - header)
+    }
+
     /// Is the stream in the middle of a frame? (Its end would be a truncation.)
     pub(crate) fn is_partial(&self) -> bool {
         !self.buffer.is_empty()
@@ -162,7 +167,7 @@ pub(crate) fn put_record(frame: &Frame, out: &mut String) {
 
 /// The frames of one POST body, cut one at a time: a body of a million separators costs no more memory
 /// than the body.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Records {
     rest: Option<Str>,
 }

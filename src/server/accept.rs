@@ -298,6 +298,10 @@ async fn post(
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             posting.arrived();
             core.limits.misbehaved(PeerMisbehaved::PayloadTooLarge, client);
+            let (done, receiver) = oneshot::channel();
+            session.send(Command::Post(PostRequest { body: Err(engine.max_payload), done }));
+            // its next one would be read for nothing if this one were not waited for
+            let _ = receiver.await;
             return wire::empty(StatusCode::PAYLOAD_TOO_LARGE);
         }
         Ok(Err(_)) => {
@@ -314,7 +318,7 @@ async fn post(
         return broke(PeerMisbehaved::InvalidUtf8);
     };
     let (done, receiver) = oneshot::channel();
-    session.send(Command::Post(PostRequest { body: Str::from(body), done }));
+    session.send(Command::Post(PostRequest { body: Ok(Str::from(body)), done }));
     match receiver.await {
         Ok(()) => wire::post_response(facts),
         // the session ended over it, or before it

@@ -149,6 +149,9 @@ impl Driver {
             match command {
                 Command::Poll(request) => polls.push(request),
                 Command::Post(request) => {
+                    if let Err(bytes) = request.body {
+                        self.pay(now, 1, bytes);
+                    }
                     if let Link::Polling(link) = &mut self.link
                         && let Err(rule) = link.attach_post(request)
                     {

@@ -80,7 +80,8 @@ impl Link {
     pub(crate) fn partial_bytes(&self) -> usize {
         match self {
             Self::WebSocket(link) => link.partial_bytes(),
-            Self::Polling(_) | Self::WebTransport(_) => 0,
+            Self::WebTransport(link) => link.partial_bytes(),
+            Self::Polling(_) => 0,
         }
     }
 

@@ -39,7 +39,8 @@ pub(crate) enum PollAnswer {
 /// A POST whose body was read.
 #[derive(Debug)]
 pub(crate) struct PostRequest {
-    pub(crate) body: Str,
+    /// Or how many bytes of it were read before it was refused: they are paid for like others.
+    pub(crate) body: Result<Str, usize>,
     /// Told when every packet in the body was taken. (Dropped instead: the session broke over it.)
     pub(crate) done: oneshot::Sender<()>,
 }
@@ -89,7 +90,8 @@ impl Polling {
         if self.post.is_some() {
             return Err(PeerMisbehaved::OverlappingPost);
         }
-        self.post = Some(Post { records: Records::new(request.body), done: request.done });
+        let records = request.body.map(Records::new).unwrap_or_default();
+        self.post = Some(Post { records, done: request.done });
         Ok(())
     }
 
@@ -252,7 +254,7 @@ mod tests {
     fn a_post_is_answered_when_its_last_packet_was_taken() {
         let mut link = Polling::default();
         let (done, mut receiver) = oneshot::channel();
-        link.attach_post(PostRequest { body: "4a\u{1e}4b".into(), done }).unwrap();
+        link.attach_post(PostRequest { body: Ok("4a\u{1e}4b".into()), done }).unwrap();
         for expected in ["4a", "4b"] {
             assert!(receiver.try_recv().is_err());
             let Poll::Ready(Ok(Some(Frame::Text(text)))) = link.poll_read() else {
@@ -268,7 +270,7 @@ mod tests {
     fn a_close_packet_ends_the_link_and_hides_what_follows() {
         let mut link = Polling::default();
         let (done, mut receiver) = oneshot::channel();
-        link.attach_post(PostRequest { body: "1\u{1e}4b".into(), done }).unwrap();
+        link.attach_post(PostRequest { body: Ok("1\u{1e}4b".into()), done }).unwrap();
         assert!(matches!(link.poll_read(), Poll::Ready(Ok(None))));
         assert_eq!(receiver.try_recv(), Ok(()));
         assert!(link.poll_read().is_pending());

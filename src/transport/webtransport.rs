@@ -86,9 +86,15 @@ impl WebTransport {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Frame>, LinkError>> {
+        let mut read_bytes = 0;
         loop {
             if let Some(frame) = self.decoder.next_frame()? {
                 return Poll::Ready(Ok(Some(frame)));
+            }
+            if read_bytes >= READ_CHUNK {
+                // what has come of a large frame is charged before more of it is read
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let Some(waker) = self.news.take(cx) else {
                 return Poll::Pending;
@@ -100,7 +106,10 @@ impl WebTransport {
                 self.news.more();
             }
             match read {
-                Poll::Ready(Ok(Some(chunk))) => self.decoder.push(&chunk.bytes),
+                Poll::Ready(Ok(Some(chunk))) => {
+                    read_bytes += chunk.bytes.len();
+                    self.decoder.push(&chunk.bytes);
+                }
                 Poll::Ready(Ok(None)) if self.decoder.is_partial() => {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
                 }
@@ -130,6 +139,11 @@ impl WebTransport {
             _ => self.session.poll_over(cx).is_ready(),
         };
         if closed { Ok(None) } else { Err(io::Error::from(error).into()) }
+    }
+
+    /// Bytes that have come of a frame that is not whole yet.
+    pub(crate) fn partial_bytes(&self) -> usize {
+        self.decoder.partial_bytes()
     }
 
     pub(crate) fn queue(&mut self, frame: &Frame) {

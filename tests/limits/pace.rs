@@ -196,12 +196,11 @@ async fn fragments_of_a_websocket_count_as_packets() {
 }
 
 /// At its end it would be too late to read a large message more slowly.
-#[tokio::test]
-async fn a_message_is_charged_as_it_comes() {
+async fn is_charged_as_it_comes(kind: TransportKind, framed: impl Fn(String) -> Vec<u8>) {
     let config = limited(None, Some(MAX_PAYLOAD));
     let server = TestServer::start(small(), echo, |builder| builder.config(config)).await;
-    let mut client = server.connect(TransportKind::WebSocket).await;
-    let message = |len| websocket_frame(0x81, format!("4{}", "x".repeat(len)).as_bytes());
+    let mut client = server.connect(kind).await;
+    let message = |len| framed(format!("4{}", "x".repeat(len)));
     client.send_bytes(&message(4_000)).await;
     client.recv().await;
     assert_eq!(hit(&server, "byte_rate"), 0, "a newcomer's worth is not used up");
@@ -212,6 +211,33 @@ async fn a_message_is_charged_as_it_comes() {
     eventually("a message to be charged", || hit(&server, "byte_rate") > 0).await;
     client.send_bytes(rest).await;
     client.recv().await;
+    client.send("1").await;
+    server.end().await;
+}
+
+#[tokio::test]
+async fn a_message_is_charged_as_it_comes() {
+    let framed = |text: String| websocket_frame(0x81, text.as_bytes());
+    is_charged_as_it_comes(TransportKind::WebSocket, framed).await;
+    let framed = |text: String| Frame::from(text).length_prefixed();
+    is_charged_as_it_comes(TransportKind::WebTransport, framed).await;
+}
+
+/// Its bytes were read, though for nothing, and the session lives to send the next.
+#[tokio::test]
+async fn a_body_that_is_too_large_is_charged() {
+    let config = limited(None, Some(MAX_PAYLOAD));
+    let server = TestServer::start(small(), echo, |builder| builder.config(config)).await;
+    let mut client = server.connect(TransportKind::Polling).await;
+    let begun = Instant::now();
+    let large = format!("4{}", "x".repeat(MAX_PAYLOAD));
+    for _ in 0..3 {
+        assert_eq!(server.post(&client.sid, &large).await.status, 413);
+    }
+    // a second each, but for what may come at once
+    assert!(begun.elapsed() >= Duration::from_millis(2_740), "{:?}", begun.elapsed());
+    assert!(hit(&server, "byte_rate") > 0);
+    client.echoes("the session lives").await;
     client.send("1").await;
     server.end().await;
 }

@@ -61,12 +61,18 @@ impl Driver {
             // a large frame is paid for as it comes: at its end it would be too late to read more slowly
             partial.saturating_sub(std::mem::replace(&mut self.charged, partial))
         };
-        if (packets > 0 || bytes > 0)
-            && let Some(limit) = self.allowance.take(now, packets, bytes)
+        if packets > 0 || bytes > 0 {
+            self.pay(now, packets, bytes);
+        }
+        bytes
+    }
+
+    /// Counts what has come. Above a rate, the next read waits.
+    pub(super) fn pay(&mut self, now: Instant, packets: usize, bytes: usize) {
+        if let Some(limit) = self.allowance.take(now, packets, bytes)
             && let Some(place) = &self.place
         {
             place.hit(limit);
         }
-        bytes
     }
 }
