@@ -185,3 +185,69 @@ async fn a_peer_is_granted_few_streams() {
     let another = tokio::time::timeout(SHORT, bare.connection.open_bi()).await;
     assert!(another.is_err(), "stream {} is granted", open.len() + 1);
 }
+
+/// What is said beside the session's stream, of which 60 things come or more, or 300,000 bytes, and then something that
+/// ends the connection with this code. How long it lived until then, at 20 packets and 100,000 bytes a second.
+async fn lived_through(
+    flood: impl AsyncFnOnce(&Bare, &mut SendStream, &mut SendStream),
+    code: u64,
+) -> Duration {
+    let mut config = Config::default();
+    config.limits =
+        LimitsConfig { packet_rate: Some(20), byte_rate: Some(100_000), ..config.limits };
+    let echo = Echo::on(config, None);
+    let (bare, mut control, (mut connect, _answer), _stream) = bare_session(&echo).await;
+    let begun = std::time::Instant::now();
+    flood(&bare, &mut control, &mut connect).await;
+    let closed = tokio::time::timeout(SOON * 4, bare.connection.closed()).await;
+    let life = begun.elapsed();
+    match closed.expect("it is read on") {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            assert_eq!(close.error_code.into_inner(), code);
+        }
+        other => panic!("{other}"),
+    }
+    life
+}
+
+/// Grease is legal, so it ends nothing, but it costs as much to read as packets do.
+#[tokio::test]
+async fn what_is_sent_beside_a_session_is_charged() {
+    let grease = [[0x21, 0]; 100].concat();
+    let control = lived_through(
+        async |_, control, _| {
+            control.write_all(&[&grease[..], &[4, 0]].concat()).await.unwrap();
+        },
+        0x105,
+    );
+    let connect = lived_through(
+        async |_, _, connect| {
+            let (data, headers) = ([[0, 0]; 100].concat(), [1, 0]);
+            connect.write_all(&[&data[..], &headers].concat()).await.unwrap();
+        },
+        0x105,
+    );
+    let qpack = lived_through(
+        async |bare, _, _| {
+            let mut encoder = bare.uni(&[2]).await;
+            encoder.write_all(&vec![0x21; 300_000]).await.unwrap();
+            encoder.finish().unwrap();
+        },
+        0x104,
+    );
+    let streams = lived_through(
+        async |bare, control, _| {
+            for _ in 0..30 {
+                bare.uni(&[0x21]).await.reset(0u32.into()).unwrap();
+                bare.bi(&[0x21]).await.0.reset(0u32.into()).unwrap();
+            }
+            control.finish().unwrap();
+        },
+        0x104,
+    );
+    let lives = tokio::join!(control, connect, qpack, streams);
+    // but for a second's worth, and what was read ahead
+    for life in [lives.0, lives.1, lives.2, lives.3] {
+        assert!(life >= Duration::from_millis(1_600), "{lives:?}");
+    }
+}

@@ -67,12 +67,14 @@ impl Link {
         }
     }
 
-    /// Frames that were read since the last call and begin no frame of Engine.IO: a WebSocket's control
-    /// frames, and all but the first of a fragmented message.
-    pub(crate) fn take_other_frames(&mut self) -> usize {
+    /// Frames that were read since the last call and begin no frame of Engine.IO, and their bytes where they
+    /// count: a WebSocket's control frames, and all but the first of a fragmented message; frames of HTTP/3
+    /// and streams beside the session's.
+    pub(crate) fn take_others(&mut self) -> (usize, usize) {
         match self {
-            Self::WebSocket(link) => link.take_other_frames(),
-            Self::Polling(_) | Self::WebTransport(_) => 0,
+            Self::WebSocket(link) => (link.take_other_frames(), 0),
+            Self::WebTransport(link) => link.take_beside(),
+            Self::Polling(_) => (0, 0),
         }
     }
 

@@ -3,6 +3,7 @@
 //! engine.io-client opens exactly one bidirectional stream and says everything on it. The end of the
 //! stream, of the session or of the QUIC connection is the end of the link, at once.
 
+mod beside;
 pub(crate) mod carrier;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -139,6 +140,11 @@ impl WebTransport {
             _ => self.session.poll_over(cx).is_ready(),
         };
         if closed { Ok(None) } else { Err(io::Error::from(error).into()) }
+    }
+
+    /// What was read beside the session's stream since the last call: frames and streams, and bytes.
+    pub(crate) fn take_beside(&self) -> (usize, usize) {
+        self.session.take_beside()
     }
 
     /// Bytes that have come of a frame that is not whole yet.

@@ -52,7 +52,7 @@ impl Driver {
 
     /// Counts what was read against what the client may say; gives its bytes.
     fn charge(&mut self, now: Instant, read: &Poll<Result<Option<Frame>, LinkError>>) -> usize {
-        let mut packets = self.link.take_other_frames();
+        let (mut packets, other_bytes) = self.link.take_others();
         let partial = self.link.partial_bytes();
         let bytes = if let Poll::Ready(Ok(Some(frame))) = read {
             packets += 1;
@@ -61,6 +61,7 @@ impl Driver {
             // a large frame is paid for as it comes: at its end it would be too late to read more slowly
             partial.saturating_sub(std::mem::replace(&mut self.charged, partial))
         };
+        let bytes = bytes + other_bytes;
         if packets > 0 || bytes > 0 {
             self.pay(now, packets, bytes);
         }

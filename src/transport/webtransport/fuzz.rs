@@ -1,10 +1,13 @@
 //! The fuzz target of this layer; see `crate::fuzzing`.
 
 use std::fmt::Debug;
+use std::future::Future;
+use std::pin::pin;
 
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::beside::Beside;
 use super::h3;
 
 /// Reads the same bytes whole and cut in two; both end, and alike.
@@ -21,6 +24,20 @@ macro_rules! read {
     }};
 }
 
+/// Lets a reader go on whenever it waits for what it has counted to be taken.
+pub(super) fn paid<T>(beside: &Beside, read: impl Future<Output = T>) -> Option<T> {
+    let mut read = pin!(read);
+    let mut waits = true;
+    while waits {
+        if let Some(output) = read.as_mut().now_or_never() {
+            return Some(output);
+        }
+        waits = false;
+        beside.take(|| waits = true);
+    }
+    None
+}
+
 async fn request<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Vec<u8>, h3::H3Error> {
     h3::request(stream, 16 * 1024).await
 }
@@ -32,10 +49,12 @@ pub(crate) fn streams(input: &[u8]) {
     let cut = usize::from(*cut).min(stream.len());
     let _ = read!(h3::stream_kind, stream, cut);
     let _ = read!(h3::opening, stream, cut);
-    let _ = read!(h3::connect, stream, cut);
     let (head, tail) = stream.split_at(cut);
-    let whole = h3::control(&mut &*stream, || {}).now_or_never();
-    alike(whole, h3::control(&mut head.chain(tail), || {}).now_or_never());
+    let beside = &Beside::default();
+    let whole = paid(beside, h3::connect(&mut &*stream, beside));
+    let _ = alike(whole, paid(beside, h3::connect(&mut head.chain(tail), beside)));
+    let whole = paid(beside, h3::control(&mut &*stream, beside, || {}));
+    alike(whole, paid(beside, h3::control(&mut head.chain(tail), beside, || {})));
     if let Ok(section) = read!(request, stream, cut) {
         assert!(section.len() <= stream.len());
         let _ = h3::parse_request(&section);

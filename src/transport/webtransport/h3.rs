@@ -20,6 +20,8 @@ use wtransport_proto::qpack::{Decoder, Encoder};
 use wtransport_proto::settings::Settings;
 use wtransport_proto::varint::VarInt;
 
+use super::beside::Beside;
+
 /// Longest SETTINGS frame. A browser's has some 50 bytes.
 const MAX_SETTINGS: u64 = 4 * 1024;
 /// Bytes read at a time where nobody wants them, on the stack.
@@ -139,14 +141,19 @@ async fn payload<R: AsyncRead + Unpin>(stream: &mut R, length: u64) -> io::Resul
 }
 
 /// Reads over `length` bytes.
-async fn skip<R: AsyncRead + Unpin>(stream: &mut R, length: u64) -> io::Result<()> {
-    find(stream, length, |_| false).await.map(|_| ())
+async fn skip<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    length: u64,
+    beside: &Beside,
+) -> io::Result<()> {
+    find(stream, length, beside, |_| false).await.map(|_| ())
 }
 
 /// Reads `length` bytes, or until `found`, which gets them as they come, says so. Was it found?
 async fn find<R: AsyncRead + Unpin>(
     stream: &mut R,
     mut length: u64,
+    beside: &Beside,
     mut found: impl FnMut(&[u8]) -> bool,
 ) -> io::Result<bool> {
     while length > 0 {
@@ -161,16 +168,19 @@ async fn find<R: AsyncRead + Unpin>(
         match read.await? {
             (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
             (_, true) => return Ok(true),
-            (read, false) => length -= read as u64,
+            (read, false) => {
+                length -= read as u64;
+                beside.bytes(read).await;
+            }
         }
     }
     Ok(false)
 }
 
 /// Reads to the end of the stream.
-pub(super) async fn drain<R: AsyncRead + Unpin>(stream: &mut R) {
+pub(super) async fn drain<R: AsyncRead + Unpin>(stream: &mut R, beside: &Beside) {
     // an error is an end, too
-    let _ = skip(stream, u64::MAX).await;
+    let _ = skip(stream, u64::MAX, beside).await;
 }
 
 /// Types that HTTP/2 had and HTTP/3 must not see (RFC 9114 7.2.8).
@@ -197,9 +207,10 @@ pub(super) async fn stream_kind<R: AsyncRead + Unpin>(
 /// when its SETTINGS have come. Gives the code that the connection ends with.
 pub(super) async fn control<R: AsyncRead + Unpin>(
     stream: &mut R,
+    beside: &Beside,
     settings: impl FnOnce(),
 ) -> ErrorCode {
-    match read_control(stream, settings).await {
+    match read_control(stream, beside, settings).await {
         Err(H3Error::Broken(code)) => code,
         Ok(()) | Err(H3Error::Ended) => ErrorCode::ClosedCriticalStream,
     }
@@ -207,6 +218,7 @@ pub(super) async fn control<R: AsyncRead + Unpin>(
 
 async fn read_control<R: AsyncRead + Unpin>(
     stream: &mut R,
+    beside: &Beside,
     settings: impl FnOnce(),
 ) -> Result<(), H3Error> {
     let (kind, length) = frame_header(stream).await?.ok_or(H3Error::Ended)?;
@@ -222,6 +234,7 @@ async fn read_control<R: AsyncRead + Unpin>(
     drop(payload);
     settings();
     while let Some((kind, length)) = frame_header(stream).await? {
+        beside.thing().await;
         match kind {
             frame::DATA | frame::HEADERS | frame::SETTINGS | frame::PUSH_PROMISE => {
                 return Err(ErrorCode::FrameUnexpected.into());
@@ -238,7 +251,7 @@ async fn read_control<R: AsyncRead + Unpin>(
                     return Err(ErrorCode::Frame.into());
                 }
             }
-            _ => skip(stream, length).await?,
+            _ => skip(stream, length, beside).await?,
         }
     }
     Ok(())
@@ -266,7 +279,7 @@ pub(super) async fn request<R: AsyncRead + Unpin>(
                 if before > max {
                     return Err(ErrorCode::ExcessiveLoad.into());
                 }
-                skip(stream, length).await?;
+                payload(stream, length).await?;
             }
         }
     }
@@ -285,8 +298,11 @@ fn check_on_request(kind: u64) -> Result<(), ErrorCode> {
 }
 
 /// Reads the CONNECT stream behind the request, until the session is over.
-pub(super) async fn connect<R: AsyncRead + Unpin>(stream: &mut R) -> Result<(), ErrorCode> {
-    match read_connect(stream).await {
+pub(super) async fn connect<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    beside: &Beside,
+) -> Result<(), ErrorCode> {
+    match read_connect(stream, beside).await {
         Err(H3Error::Broken(code)) => Err(code),
         // "cleanly terminating a CONNECT stream [...] SHALL be semantically equivalent" to the capsule;
         // a reset ends it no less
@@ -294,20 +310,24 @@ pub(super) async fn connect<R: AsyncRead + Unpin>(stream: &mut R) -> Result<(), 
     }
 }
 
-async fn read_connect<R: AsyncRead + Unpin>(stream: &mut R) -> Result<(), H3Error> {
+async fn read_connect<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    beside: &Beside,
+) -> Result<(), H3Error> {
     let mut capsules = Capsules::default();
     while let Some((kind, length)) = frame_header(stream).await? {
+        beside.thing().await;
         check_on_request(kind)?;
         match kind {
             // trailers are not for CONNECT (RFC 9114 4.4)
             frame::HEADERS => return Err(ErrorCode::FrameUnexpected.into()),
             frame::WEBTRANSPORT => return Err(ErrorCode::Frame.into()),
             frame::DATA => {
-                if find(stream, length, |data| capsules.is_close(data)).await? {
+                if find(stream, length, beside, |data| capsules.is_close(data)).await? {
                     return Ok(());
                 }
             }
-            _ => skip(stream, length).await?,
+            _ => skip(stream, length, beside).await?,
         }
     }
     Ok(())

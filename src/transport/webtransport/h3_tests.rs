@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 use wtransport_proto::headers::Headers;
 
+use super::super::fuzz::paid;
 use super::*;
 
 /// Longest header section here.
@@ -46,7 +47,7 @@ fn frames(parts: &[(u64, &[u8])]) -> Vec<u8> {
 fn control_of(bytes: &[u8]) -> (ErrorCode, u32) {
     let settings = AtomicU32::new(0);
     let code = at_every_cut(bytes, async |mut stream| {
-        control(&mut stream, || {
+        control(&mut stream, &Beside::default(), || {
             settings.fetch_add(1, Ordering::Relaxed);
         })
         .await
@@ -229,8 +230,9 @@ proptest! {
     fn no_bytes_make_a_stream_reader_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
-        let _ = control(&mut &bytes[..], || {}).now_or_never();
-        let _ = connect(&mut &bytes[..]).now_or_never();
+        let beside = &Beside::default();
+        let _ = paid(beside, control(&mut &bytes[..], beside, || {}));
+        let _ = paid(beside, connect(&mut &bytes[..], beside));
         let _ = request(&mut &bytes[..], MAX).now_or_never();
         let _ = opening(&mut &bytes[..]).now_or_never();
     }
@@ -255,22 +257,28 @@ fn a_session_is_over_with_its_capsule_however_it_is_cut_or_with_its_stream() {
         let mut bytes = frames(&parts);
         // would break a rule, were it still read
         put_frame(&mut bytes, frame::HEADERS, b"");
-        assert_eq!(connect(&mut &bytes[..]).now_or_never(), Some(Ok(())), "{part}");
+        let beside = Beside::default();
+        let ended = paid(&beside, connect(&mut &bytes[..], &beside));
+        assert_eq!(ended, Some(Ok(())), "{part}");
     }
     let before = capsules.len() - 9;
     let mut open = frames(&[(0x21, b"grease"), (frame::DATA, &capsules[..before])]);
     let (mut writer, mut reader) = tokio::io::duplex(4096);
+    let beside = Beside::default();
     send(&mut writer, &open);
-    let mut reading = pin!(connect(&mut reader));
+    let mut reading = pin!(connect(&mut reader, &beside));
     assert_eq!(reading.as_mut().now_or_never(), None, "nothing has closed it");
     drop(writer);
     assert_eq!(reading.now_or_never(), Some(Ok(())), "its stream has ended");
     put_frame(&mut open, frame::HEADERS, b"");
-    let trailers = connect(&mut &open[..]).now_or_never();
+    let trailers = connect(&mut &open[..], &Beside::default()).now_or_never();
     assert_eq!(trailers, Some(Err(ErrorCode::FrameUnexpected)));
     let ours = close_session(1001);
     assert_eq!(ours, b"\x00\x07\x68\x43\x04\0\0\x03\xe9");
-    assert_eq!(at_every_cut(&ours, async |mut stream| connect(&mut stream).await), Ok(()));
+    assert_eq!(
+        at_every_cut(&ours, async |mut stream| { connect(&mut stream, &Beside::default()).await }),
+        Ok(())
+    );
 }
 
 #[test]
@@ -298,4 +306,23 @@ fn our_response_is_a_header_frame_with_the_status_first() {
     let fields = Headers::with_frame(&frame).unwrap();
     assert_eq!(fields.get(":status"), Some("200"));
     assert_eq!(fields.get("sec-webtransport-http3-draft"), Some("draft02"));
+}
+
+/// Bytes of `parts` that a reader takes before it waits for what it has counted to be taken.
+fn read_before_it_waits(parts: &[(u64, &[u8])]) -> (usize, (usize, usize)) {
+    let bytes = frames(parts);
+    let mut rest = &bytes[..];
+    let beside = Beside::default();
+    assert_eq!(connect(&mut rest, &beside).now_or_never(), None);
+    (bytes.len() - rest.len(), beside.take(|| {}))
+}
+
+#[test]
+fn what_says_nothing_is_counted_and_no_more_is_read_until_that_is_paid_for() {
+    let grease = [(0x21, &[][..]); 200];
+    assert_eq!(read_before_it_waits(&grease), (64 * 2, (64, 0)));
+    let data = vec![0x21; 200 * 1024];
+    let (read, counted) = read_before_it_waits(&[(frame::DATA, &data)]);
+    assert_eq!(counted, (1, 64 * 1024));
+    assert_eq!(read, 64 * 1024 + 5);
 }

@@ -17,6 +17,7 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::Notify;
 use wtransport_proto::error::ErrorCode;
 
+use super::beside::Beside;
 use super::h3::{self, H3Error, Opening, StreamKind};
 use super::wake::{Watched, poll_any, watch};
 
@@ -78,9 +79,9 @@ pub(super) fn is_session_gone(code: VarInt) -> bool {
 /// A session and the connection that it has for itself. Dropping it closes the connection.
 pub(crate) struct Session {
     connection: quinn::Connection,
-    /// Each ends when the session does, and is polled when there is something new for it.
+    /// Each ends when the session does, and is polled when there is something new for it. Then there are none.
     watched: Watched<SessionError>,
-    over: bool,
+    peer: Arc<Peer>,
     /// Our control stream, which must stay open.
     control: Option<SendStream>,
     /// Our side of the CONNECT stream.
@@ -96,21 +97,27 @@ impl Drop for Session {
 
 impl Session {
     fn new(connection: quinn::Connection) -> Self {
-        let watched = Watched::default();
-        Self { connection, watched, over: false, control: None, connect: None }
+        let (watched, peer) = (Watched::default(), Arc::default());
+        Self { connection, watched, peer, control: None, connect: None }
     }
 
     /// Ready when the session is over: closed by the peer in any way, or broken.
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<SessionError> {
-        if self.over {
+        if self.watched.is_empty() {
             return Poll::Ready(SessionError::Closed);
         }
         let error = ready!(self.watched.poll_next(cx));
-        self.over = true;
+        self.watched.clear();
         if let SessionError::Broken(code) = error {
             self.connection.close(quic(code), b"");
         }
         Poll::Ready(error)
+    }
+
+    /// What was read beside the session's stream since the last call: streams and frames, and bytes. Of either
+    /// only so much is read until the next call.
+    pub(super) fn take_beside(&self) -> (usize, usize) {
+        self.peer.beside.take(|| self.watched.tell())
     }
 
     /// Does a step of the handshake while the session is alive.
@@ -175,7 +182,7 @@ impl Request {
     ) -> Result<Self, SessionError> {
         let max_head = max_head as u64;
         let mut session = Session::new(connection.clone());
-        let peer = Arc::new(Peer::default());
+        let peer = session.peer.clone();
         session.watched.push(unidirectional(connection.clone(), peer.clone()));
         let handshake = async {
             let mut control = connection.open_uni().await?;
@@ -226,15 +233,16 @@ impl Request {
         let response = h3::response(StatusCode::OK, extra);
         session.step(async { Ok(send.write_all(&response).await?) }).await?;
         session.connect = Some(send);
+        let peer = session.peer.clone();
         session.watched.push(async move {
-            match h3::connect(&mut receive).await {
+            match h3::connect(&mut receive, &peer.beside).await {
                 Ok(()) => SessionError::Closed,
                 Err(code) => SessionError::Broken(code),
             }
         });
-        let connection = session.connection.clone();
-        let stream = session.step(first_stream(&connection, id)).await?;
-        session.watched.push(refuse_streams(connection));
+        let (connection, peer) = (session.connection.clone(), session.peer.clone());
+        let stream = session.step(first_stream(&connection, &peer, id)).await?;
+        session.watched.push(refuse_streams(connection, peer));
         Ok((session, stream))
     }
 
@@ -271,6 +279,7 @@ async fn refuse(
 /// The first stream that the client opens in the session with this id.
 async fn first_stream(
     connection: &quinn::Connection,
+    peer: &Peer,
     id: u64,
 ) -> Result<(SendStream, RecvStream), SessionError> {
     loop {
@@ -289,16 +298,19 @@ async fn first_stream(
             }
             Err(H3Error::Broken(code)) => return Err(SessionError::Broken(code)),
         }
+        // nobody asks before there is a session: with too many of them there will be none
+        peer.beside.thing().await;
     }
 }
 
 /// Rejects all further requests and streams of the session, unread.
-async fn refuse_streams(connection: quinn::Connection) -> SessionError {
+async fn refuse_streams(connection: quinn::Connection, peer: Arc<Peer>) -> SessionError {
     loop {
         match connection.accept_bi().await {
             Ok((send, receive)) => reject(send, receive, ErrorCode::RequestRejected),
             Err(error) => return error.into(),
         }
+        peer.beside.thing().await;
     }
 }
 
@@ -308,12 +320,13 @@ fn reject(mut send: SendStream, mut receive: RecvStream, code: ErrorCode) {
     let _ = receive.stop(quic(code));
 }
 
-/// What the peer's unidirectional streams have said.
+/// What the peer has said beside its session's stream.
 #[derive(Debug, Default)]
 struct Peer {
     /// Streams of which there may be one: a bit each.
     taken: AtomicU8,
     settings: Notify,
+    beside: Beside,
 }
 
 impl Peer {
@@ -334,7 +347,10 @@ async fn unidirectional(connection: quinn::Connection, peer: Arc<Peer>) -> Sessi
     loop {
         tokio::select! {
             stream = connection.accept_uni() => match stream {
-                Ok(stream) => watch(&mut streams, follow(stream, peer.clone())),
+                Ok(stream) => {
+                    watch(&mut streams, follow(stream, peer.clone()));
+                    peer.beside.thing().await;
+                }
                 Err(error) => return error.into(),
             },
             ended = poll_fn(|cx| poll_any(&mut streams, cx)) => {
@@ -361,12 +377,12 @@ async fn follow(mut stream: RecvStream, peer: Arc<Peer>) -> Result<(), ErrorCode
     match kind {
         StreamKind::Control => {
             peer.take(kind)?;
-            Err(h3::control(&mut stream, || peer.settings.notify_one()).await)
+            Err(h3::control(&mut stream, &peer.beside, || peer.settings.notify_one()).await)
         }
         StreamKind::QpackEncoder | StreamKind::QpackDecoder => {
             peer.take(kind)?;
             // without a dynamic table there is nothing to say on it
-            h3::drain(&mut stream).await;
+            h3::drain(&mut stream, &peer.beside).await;
             Err(ErrorCode::ClosedCriticalStream)
         }
         StreamKind::WebTransport => {

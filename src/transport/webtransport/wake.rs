@@ -48,6 +48,11 @@ impl News {
         self.0.is_there.swap(false, Ordering::Acquire).then(|| self.0.clone().into())
     }
 
+    /// There is some, though no source has said so.
+    pub(super) fn tell(&self) {
+        self.0.wake_by_ref();
+    }
+
     /// A source was ready: it has to be asked again, since it has not kept the waker.
     pub(super) fn more(&self) {
         self.0.is_there.store(true, Ordering::Relaxed);
@@ -72,6 +77,19 @@ impl<T> Watched<T> {
     pub(super) fn push(&mut self, future: impl Future<Output = T> + Send + 'static) {
         watch(&mut self.futures, future);
         self.news.more();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.futures.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.futures = Vec::new();
+    }
+
+    /// Has all of them polled.
+    pub(super) fn tell(&self) {
+        self.news.tell();
     }
 
     /// Ready when one of them is, which is then forgotten.
