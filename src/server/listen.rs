@@ -12,11 +12,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -27,6 +26,7 @@ use super::core::Core;
 use super::descriptors::{Gate, Pass};
 use super::driver::Driver;
 use super::handover::{Handover, Life, Wire};
+use super::http2;
 use super::quic::to_canonical;
 use crate::engine::door::Limit;
 use crate::error::ServeError;
@@ -37,7 +37,7 @@ use crate::transport::http::Stream;
 const BACKLOG: i32 = 4096;
 /// A connection without a request for so long is closed. Above one heartbeat (25 s + 20 s) and the usual
 /// 60 s of proxies, so that these close first.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(65);
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(65);
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after the system refused to accept (no file descriptors left), instead of a hot loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -305,7 +305,9 @@ async fn serve_tls(
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        serve_http2(stream, guest, app, closed).await;
+        let service = service(guest.clone(), app);
+        let result = http2::serve(stream, service, guest.head_max, closed).await;
+        log_end(&guest, result);
         None
     } else {
         serve_plain(stream, guest, app, closed).await
@@ -340,36 +342,13 @@ async fn serve_plain<S: Stream>(
     guest.handover.complete::<S>()
 }
 
-async fn serve_http2<S>(stream: S, guest: Guest, app: App, closed: impl Future<Output = ()>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HTTP2_PING)
-        .keep_alive_timeout(HTTP2_PING)
-        .max_header_list_size(u32::try_from(guest.head_max).unwrap_or(u32::MAX));
-    let connection = builder.serve_connection(TokioIo::new(stream), service(guest.clone(), app));
-    tokio::pin!(connection, closed);
-    let result = tokio::select! {
-        result = &mut connection => result,
-        () = &mut closed => {
-            connection.as_mut().graceful_shutdown();
-            last_answers(connection).await
-        }
-    };
-    log_end(&guest, result);
-}
-
 /// Answers what is under way, then closes. A connection on which half a request has come, or nothing yet,
 /// would wait for the rest of it.
-async fn last_answers(connection: impl Future<Output = hyper::Result<()>>) -> hyper::Result<()> {
+pub(super) async fn last_answers(
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> hyper::Result<()> {
     tokio::time::timeout(LAST_ANSWERS, connection).await.unwrap_or(Ok(()))
 }
-
-/// A peer that answers no ping within this time is gone.
-const HTTP2_PING: Duration = Duration::from_secs(20);
 
 fn log_end(guest: &Guest, result: hyper::Result<()>) {
     if let Err(error) = result {

@@ -10,6 +10,7 @@ mod descriptors;
 mod direct;
 mod driver;
 mod handover;
+mod http2;
 mod limits;
 mod listen;
 mod quic;
