@@ -360,6 +360,17 @@ async fn the_server_id_of_a_balancer_comes_from_either_name() {
     client.join("/").await;
 }
 
+/// A client that has joined by polling, and does not poll; the address at which it would.
+async fn poller(process: &Process) -> String {
+    let url = format!("http://{}/socket.io/?EIO=4&transport=polling", process.address);
+    let open = reqwest::get(&url).await.unwrap().text().await.unwrap();
+    let open: Value = serde_json::from_str(&open[1..]).unwrap();
+    let url = format!("{url}&sid={}", open["sid"].as_str().unwrap());
+    let joined = reqwest::Client::new().post(&url).body("40").send().await.unwrap();
+    assert_eq!(joined.status(), 200);
+    url
+}
+
 #[tokio::test]
 async fn bytes_that_wait_for_clients_are_counted_when_somebody_asks() {
     let process = Process::start(&[], &[]).await;
@@ -372,12 +383,7 @@ async fn bytes_that_wait_for_clients_are_counted_when_somebody_asks() {
     anna.join("/").await;
     assert_eq!(waiting().await, 0);
     // a client that polls, but not now
-    let url = format!("http://{}/socket.io/?EIO=4&transport=polling", process.address);
-    let open = reqwest::get(&url).await.unwrap().text().await.unwrap();
-    let open: Value = serde_json::from_str(&open[1..]).unwrap();
-    let url = format!("{url}&sid={}", open["sid"].as_str().unwrap());
-    let joined = reqwest::Client::new().post(&url).body("40").send().await.unwrap();
-    assert_eq!(joined.status(), 200);
+    let url = poller(&process).await;
     let polled = async |event: &str| loop {
         let packets = reqwest::get(&url).await.unwrap().text().await.unwrap();
         if packets.contains(event) {

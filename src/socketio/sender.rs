@@ -50,6 +50,9 @@ impl Sender<'_> {
     /// it is sent again. It is not dropped, and keeps its place among what this node sends, but no
     /// other node hears of it, and no Redis carries it. For what is sent on every connect anyway, recovered or not:
     /// a snapshot, say. Without recovery there is no difference.
+    ///
+    /// One that ends with a string (or might: msgpack) still has an offset behind it, since official
+    /// clients take a string there for one; then a [`Prepared`] event is encoded for each socket.
     pub fn transient(mut self) -> Self {
         self.transient = true;
         self

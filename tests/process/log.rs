@@ -5,17 +5,23 @@ use serde_json::{Value, json};
 use quicket::TransportKind::WebSocket;
 
 use super::support::socketio::Client;
-use super::{Process, until};
+use super::{Process, poller, until};
 
-/// Who, what limit, how often; sampled, and nothing that the client said.
-#[tokio::test]
-async fn a_limit_that_is_met_is_logged_once_in_a_while() {
-    let mut process = Process::start(&["--max-sessions", "1", "--shutdown-grace", "1s"], &[]).await;
+/// A server for one client, at which five more have been.
+async fn overrun() -> Process {
+    let process = Process::start(&["--max-sessions", "1", "--shutdown-grace", "1s"], &[]).await;
     let poll = "/socket.io/?EIO=4&transport=polling&token=hunter2";
     assert_eq!(process.get(poll).await.0, 200);
     for _ in 0..5 {
         assert_eq!(process.get(poll).await.0, 503);
     }
+    process
+}
+
+/// Who, what limit, how often; sampled, and nothing that the client said.
+#[tokio::test]
+async fn a_limit_that_is_met_is_logged_once_in_a_while() {
+    let mut process = overrun().await;
     let line = process.line("met a limit").await;
     for part in ["WARN", "limit=\"sessions\"", "client=127.0.0.1", "left_out=0"] {
         assert!(line.contains(part), "{part} in {line}");
@@ -30,12 +36,7 @@ async fn a_limit_that_is_met_is_logged_once_in_a_while() {
 /// An attack that is over within the 10 s in which its lines are left out is reported all the same, once.
 #[tokio::test]
 async fn what_was_left_out_of_the_log_is_reported_when_nothing_comes_after_it() {
-    let mut process = Process::start(&["--max-sessions", "1", "--shutdown-grace", "1s"], &[]).await;
-    let poll = "/socket.io/?EIO=4&transport=polling";
-    assert_eq!(process.get(poll).await.0, 200);
-    for _ in 0..5 {
-        assert_eq!(process.get(poll).await.0, 503);
-    }
+    let mut process = overrun().await;
     assert!(process.line("met a limit").await.contains("left_out=0"));
     assert!(process.line("met a limit").await.contains("left_out=4"));
     let rest = process.rest_of_the_log().await;
@@ -64,12 +65,7 @@ async fn a_broken_rule_and_a_slow_client_are_logged_with_their_address() {
     // two that join, of whom one draws and the other does not poll
     let mut anna = Client::open(process.address, WebSocket).await;
     anna.join("/").await;
-    let url = format!("http://{}/socket.io/?EIO=4&transport=polling", process.address);
-    let open = reqwest::get(&url).await.unwrap().text().await.unwrap();
-    let open: Value = serde_json::from_str(&open[1..]).unwrap();
-    let url = format!("{url}&sid={}", open["sid"].as_str().unwrap());
-    let joined = reqwest::Client::new().post(&url).body("40").send().await.unwrap();
-    assert_eq!(joined.status(), 200);
+    poller(&process).await;
     let points: Vec<u32> = (0..200).collect();
     let style = json!({ "c": "red", "w": 2, "k": 2 });
     for stroke in 0..400 {
