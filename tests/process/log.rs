@@ -1,6 +1,6 @@
 //! What the log says of attacks: who, what, how often; sampled, and nothing that the client said.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use quicket::TransportKind::WebSocket;
 
