@@ -24,6 +24,8 @@ pub(crate) enum Peer {
     Socketioxide,
     Node,
     Floor,
+    /// The floor of WebTransport.
+    FloorQuic,
     Wtransport,
 }
 
@@ -37,7 +39,7 @@ impl Peer {
             Self::Given => "given server",
             Self::Socketioxide => "socketioxide",
             Self::Node => "Node socket.io",
-            Self::Floor => "floor",
+            Self::Floor | Self::FloorQuic => "floor",
             Self::Wtransport => "plain wtransport",
         }
     }
@@ -51,7 +53,7 @@ impl Peer {
             Self::Quicket | Self::Recovering | Self::Baseline | Self::Given => true,
             Self::Socketioxide | Self::Node => transport != Transport::Webtransport,
             Self::Floor => transport == Transport::Websocket,
-            Self::Wtransport => transport == Transport::Webtransport,
+            Self::FloorQuic | Self::Wtransport => transport == Transport::Webtransport,
         }
     }
 }
@@ -100,7 +102,7 @@ impl Lab {
     pub(crate) fn new(mode: Mode, rounds: Option<usize>) -> Result<Self> {
         let own = std::env::current_exe()?;
         let programs = own.parent().context("a program is in a folder")?.to_owned();
-        let rounds = rounds.unwrap_or(mode.pick(2, 5));
+        let rounds = rounds.unwrap_or_else(|| mode.pick(2, 5));
         Ok(Self {
             mode,
             rounds,
@@ -155,6 +157,7 @@ impl Lab {
             Peer::Socketioxide => program.push("peer-socketioxide"),
             Peer::Given => bail!("no server was given"),
             Peer::Floor => program.push("peer-floor"),
+            Peer::FloorQuic => program.push("peer-floor-quic"),
             Peer::Wtransport => program.push("peer-wtransport"),
         }
         if let Some(url) = redis_url {

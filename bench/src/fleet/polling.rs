@@ -59,8 +59,11 @@ pub(super) fn sid(open: &[u8]) -> Option<String> {
     Some(open["sid"].as_str()?.to_owned())
 }
 
+/// Its status, its body, and how long it is.
+type Answer<'a> = (u16, &'a [u8], usize);
+
 /// An answer's status and body, and its whole length; `None` until it is whole.
-pub(super) fn answer(input: &[u8]) -> Option<Result<(u16, &[u8], usize), String>> {
+pub(super) fn answer(input: &[u8]) -> Option<Result<Answer<'_>, String>> {
     let end = memchr::memmem::find(input, b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&input[..end]);
     let mut lines = head.lines();

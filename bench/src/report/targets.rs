@@ -54,6 +54,7 @@ const TARGETS: &[Target] = &[
     ratio("WebSocket handshake, CPU", "ws-storm", "cpu", OXIDE, 0.7),
     absolute("WebSocket, idle memory of a connection", "ws-idle", "memory", 8.0, "KiB"),
     ratio("WebTransport fan-out, CPU", "wt-fanout-20", "cpu", PLAIN, 0.67),
+    ratio("the same, and its floor", "wt-fanout-20", "cpu", "floor", 1.2),
     absolute("WebTransport, idle memory of a session", "wt-idle", "memory", 40.0, "KiB"),
     ratio("two nodes over Redis, CPU for each event", "cluster-cost", "both", NODE, 0.5),
 ];

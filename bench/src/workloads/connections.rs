@@ -10,8 +10,8 @@ use crate::fleet::{Event, Fleet, Handler, Out, Transport, open_all};
 use crate::lab::{Lab, Mode, Peer};
 use crate::report::Metric;
 
-const WANTED: [Peer; 5] =
-    [Peer::Quicket, Peer::Floor, Peer::Wtransport, Peer::Socketioxide, Peer::Node];
+const WANTED: [Peer; 6] =
+    [Peer::Quicket, Peer::Floor, Peer::FloorQuic, Peer::Wtransport, Peer::Socketioxide, Peer::Node];
 
 fn speakers(transport: Transport) -> Vec<Peer> {
     WANTED.into_iter().filter(|peer| peer.speaks(transport)).collect()

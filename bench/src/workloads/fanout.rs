@@ -68,10 +68,18 @@ fn workload(id: &'static str, plan: Plan) -> Workload {
         bytes => format!("{bytes} bytes"),
     };
     let kind = if shape.binary { " as a binary attachment" } else { "" };
-    let wanted = [Peer::Quicket, Peer::Floor, Peer::Wtransport, Peer::Socketioxide, Peer::Node];
-    // the floor relays text only, and the plain fan-out is its like
+    let wanted = [
+        Peer::Quicket,
+        Peer::Floor,
+        Peer::FloorQuic,
+        Peer::Wtransport,
+        Peer::Socketioxide,
+        Peer::Node,
+    ];
+    // the floors relay text only, and the plain fan-out is their like
     let fits = |peer: &Peer| {
-        peer.speaks(transport) && !(shape.binary && matches!(peer, Peer::Floor | Peer::Wtransport))
+        peer.speaks(transport)
+            && !(shape.binary && matches!(peer, Peer::Floor | Peer::FloorQuic | Peer::Wtransport))
     };
     let mut peers: Vec<Peer> = wanted.into_iter().filter(fits).collect();
     if transport == Transport::Websocket && shape.bytes == Shape::DRAWING.bytes {

@@ -21,14 +21,18 @@ struct Peer {
     unsent: Vec<u8>,
     upgraded: bool,
     joined: bool,
+    room: Option<Vec<u8>>,
 }
+
+type Peers = HashMap<usize, Peer>;
+type Rooms = HashMap<Vec<u8>, Vec<usize>>;
 
 fn main() -> anyhow::Result<()> {
     let mut poll = Poll::new()?;
     let mut listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
     println!("listening on {}", listener.local_addr()?);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    let mut peers: HashMap<usize, Peer> = HashMap::new();
+    let (mut peers, mut rooms) = (Peers::new(), Rooms::new());
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; 1 << 20];
     let mut next = 0;
@@ -55,14 +59,14 @@ fn main() -> anyhow::Result<()> {
                 peer.write(&[]);
             }
             if event.is_readable() {
-                serve(&mut peers, at, &mut buffer);
+                serve(&mut peers, &mut rooms, at, &mut buffer);
             }
         }
     }
 }
 
 /// Reads what there is of one peer, and does it.
-fn serve(peers: &mut HashMap<usize, Peer>, at: usize, buffer: &mut [u8]) {
+fn serve(peers: &mut Peers, rooms: &mut Rooms, at: usize, buffer: &mut [u8]) {
     let Some(peer) = peers.get_mut(&at) else { return };
     let Some(stream) = &mut peer.stream else { return };
     loop {
@@ -90,7 +94,11 @@ fn serve(peers: &mut HashMap<usize, Peer>, at: usize, buffer: &mut [u8]) {
     let mut input = std::mem::take(&mut peer.partial);
     let mut done = 0;
     while let Some((payload, len)) = frame(&mut input[done..]) {
-        if payload.starts_with(b"42") {
+        if let Some(words) = payload.strip_prefix(br#"42["say""#) {
+            say(peers, rooms, at, words);
+        } else if payload.starts_with(b"42") && payload.get(2).is_some_and(u8::is_ascii_digit) {
+            join(peers, rooms, at, payload);
+        } else if payload.starts_with(b"42") {
             let out = text(payload);
             let others = peers.iter_mut().filter(|(id, peer)| **id != at && peer.joined);
             others.for_each(|(_, peer)| peer.write(&out));
@@ -107,6 +115,29 @@ fn serve(peers: &mut HashMap<usize, Peer>, at: usize, buffer: &mut [u8]) {
         && !input.is_empty()
     {
         peer.partial = input;
+    }
+}
+
+/// `42ID["join","ROOM"]`, answered with `43ID[]`.
+fn join(peers: &mut Peers, rooms: &mut Rooms, at: usize, payload: &[u8]) {
+    let mut parts = payload[2..].split(|byte| matches!(byte, b'[' | b','));
+    let (Some(id), Some(_), Some(room)) = (parts.next(), parts.next(), parts.next()) else {
+        return;
+    };
+    let Some(peer) = peers.get_mut(&at) else { return };
+    peer.room = Some(room.to_vec());
+    peer.write(&text(&[b"43", id, b"[]"].concat()));
+    rooms.entry(room.to_vec()).or_default().push(at);
+}
+
+fn say(peers: &mut Peers, rooms: &Rooms, at: usize, words: &[u8]) {
+    let room = peers.get(&at).and_then(|peer| peer.room.as_ref());
+    let Some(members) = room.and_then(|room| rooms.get(room)) else { return };
+    let out = text(&[br#"42["said"#, words].concat());
+    for member in members.iter().filter(|member| **member != at) {
+        if let Some(peer) = peers.get_mut(member) {
+            peer.write(&out);
+        }
     }
 }
 
