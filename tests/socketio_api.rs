@@ -4,6 +4,8 @@
 
 #[path = "socketio_api/acks.rs"]
 mod acks;
+#[path = "socketio_api/admission.rs"]
+mod admission;
 #[path = "socketio_api/broadcasts.rs"]
 mod broadcasts;
 #[path = "socketio_api/ends.rs"]

@@ -203,7 +203,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "random",
         ],
     ),
-    ("jwt", &["config", "error"]),
+    ("jwt", &["config", "engine", "error"]),
     ("socketio", &["cluster", "fanout", "engine", "jwt", "config", "error", "metrics", "random"]),
     ("simulation", &[]),
     (

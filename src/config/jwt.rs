@@ -9,7 +9,8 @@ use super::check::Findings;
 use super::forms::show_duration;
 
 /// Tokens (JSON Web Tokens, RFC 7519) that every client has to show in `auth.token` when it joins a
-/// namespace. On as soon as one of the four kinds of keys is set.
+/// namespace, or with [`JwtConfig::admission`] when it opens a session. On as soon as one of the four
+/// kinds of keys is set.
 ///
 /// A token is signed by RS256 or ES256 (JWKS) or HS256 (a secret); it must have `exp` and `sub`, and `iss`
 /// and `aud` as configured; `nbf` is heeded. Without [`JwtConfig::audiences`] a token that is meant for
@@ -35,6 +36,39 @@ pub struct JwtConfig {
     /// Is the token also taken from `Authorization: Bearer` of the handshake, if `auth` has none? (Browsers
     /// cannot set it on WebSocket and WebTransport.) Default: no.
     pub bearer_header: bool,
+    /// Is the token asked for when a session is opened, on every transport, in place of when a namespace is
+    /// joined? It is then looked for in `Authorization: Bearer` ([`JwtConfig::bearer_header`]), and if that has none
+    /// in the query ([`JwtConfig::query`]), one of which has to be allowed. Who has no good one gets
+    /// [`HandshakeError::Forbidden`](crate::HandshakeError::Forbidden) with
+    /// [`TokenError::label`](crate::TokenError::label) as its text (HTTP 403; 400 on WebSocket, as from Node), and no
+    /// session. Default: no.
+    ///
+    /// ```
+    /// use quicket::config::{Config, JwtConfig};
+    /// use quicket::{ServeError, Server, Socket};
+    ///
+    /// #[tokio::main]
+    /// async fn main() -> Result<(), ServeError> {
+    ///     let jwt = JwtConfig {
+    ///         secret: Some("of 32 bytes at least, from a file".to_owned()),
+    ///         admission: true,
+    ///         bearer_header: true,              // for servers and apps
+    ///         query: Some("token".to_owned()), // for browsers: io({ query: { token } })
+    ///         ..JwtConfig::default()
+    ///     };
+    ///     let server = Server::builder().config(Config { jwt, ..Config::default() }).build().await?;
+    ///     server.of("/").on_connect(|socket: Socket| async move {
+    ///         let claims: serde_json::Value = socket.claims()?;
+    ///         socket.join(format!("user:{}", claims["sub"]));
+    ///         Ok::<_, quicket::DataError>(())
+    ///     });
+    ///     Ok(())
+    /// }
+    /// ```
+    pub admission: bool,
+    /// The query parameter in which [`JwtConfig::admission`] looks for the token. Proxies write addresses with their
+    /// queries into logs, so let these tokens be short-lived ones. Default: none.
+    pub query: Option<String>,
     /// Is the connection closed when its token expires? The client comes back with a new one, and goes on
     /// with its session if recovery is on. Default: yes.
     pub end_at_expiry: bool,
@@ -51,6 +85,8 @@ impl Default for JwtConfig {
             audiences: Vec::new(),
             leeway: Duration::from_secs(30),
             bearer_header: false,
+            admission: false,
+            query: None,
             end_at_expiry: true,
         }
     }
@@ -71,6 +107,9 @@ impl fmt::Debug for JwtConfig {
 pub(crate) const MIN_SECRET_BYTES: usize = 32;
 /// More than clocks are apart.
 const MAX_LEEWAY: Duration = Duration::from_secs(300);
+
+/// Parameters of the query that mean something to Engine.IO.
+const OWN_PARAMETERS: [&str; 6] = ["EIO", "transport", "sid", "t", "j", "b64"];
 
 impl JwtConfig {
     /// Are tokens asked for?
@@ -106,11 +145,25 @@ impl Config {
                 }
             }
         }
-        let names = !jwt.issuers.is_empty() || !jwt.audiences.is_empty() || jwt.bearer_header;
+        let names = !jwt.issuers.is_empty()
+            || !jwt.audiences.is_empty()
+            || jwt.bearer_header
+            || jwt.admission;
         found.unless(jwt.is_on() || !names, "jwt-jwks-url", || {
             "set (or jwt-jwks-file, jwt-secret, jwt-secret-file): no token is asked for without keys"
                 .to_owned()
         });
+        let somewhere = jwt.bearer_header || jwt.query.is_some();
+        found.unless(!jwt.admission || somewhere, "jwt-admission", || {
+            "set with jwt-query or jwt-bearer-header: where the token is".to_owned()
+        });
+        if let Some(name) = &jwt.query {
+            found.unless(jwt.admission, "jwt-query", || "set with jwt-admission only".to_owned());
+            let free = !name.is_empty() && !OWN_PARAMETERS.contains(&name.as_str());
+            found.unless(free, "jwt-query", || {
+                "the name of a parameter that the protocol does not use itself".to_owned()
+            });
+        }
         if let Some(secret) = &jwt.secret {
             found.unless(secret.len() >= MIN_SECRET_BYTES, "jwt-secret", || {
                 format!("of at least {MIN_SECRET_BYTES} bytes")
@@ -189,6 +242,19 @@ mod tests {
              recovery-skip-middlewares";
         assert_eq!(all.join(" "), expected);
         assert_eq!(wrong(|c| c.jwt.issuers = vec!["us".to_owned()]), ["jwt-jwks-url"]);
+        assert_eq!(wrong(|c| c.jwt.admission = true), ["jwt-jwks-url", "jwt-admission"]);
+        for (admission, name, setting) in [
+            (true, "token", ""),
+            (false, "token", "jwt-query"),
+            (true, "sid", "jwt-query"),
+            (true, "", "jwt-query"),
+        ] {
+            let wrong = wrong(|c| {
+                c.jwt.secret = Some(SECRET.to_owned());
+                (c.jwt.admission, c.jwt.query) = (admission, Some(name.to_owned()));
+            });
+            assert_eq!(wrong.join(" "), setting, "{admission} {name:?}");
+        }
         assert_eq!(wrong(|c| c.jwt.jwks_file = Some("/keys".into())), ["jwt-issuer"]);
     }
 

@@ -1,7 +1,9 @@
 //! What a client shows at the door: the same on every transport (guarantee G1).
 
+use std::any::Any;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
@@ -118,6 +120,8 @@ pub struct Handshake {
     pub secure: bool,
     /// When it came.
     pub issued: SystemTime,
+    /// What the admission keeps of a token.
+    pub(crate) shown: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Handshake {
@@ -146,7 +150,8 @@ impl Handshake {
 impl fmt::Debug for Handshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // without a rest: a field that is added is to be thought about here
-        let Self { transport, url: _, query, headers, peer, address, secure, issued } = self;
+        let Self { transport, url: _, query, headers, peer, address, secure, issued, shown: _ } =
+            self;
         let names: Vec<_> = query.iter().map(|(name, _)| name).collect();
         f.debug_struct("Handshake")
             .field("transport", transport)
@@ -285,6 +290,7 @@ mod tests {
             address: [127, 0, 0, 1].into(),
             secure: false,
             issued: SystemTime::UNIX_EPOCH,
+            shown: OnceLock::new(),
         };
         assert_eq!(handshake.query("t"), Some("a b"));
         assert_eq!(handshake.query("j"), None);
@@ -303,6 +309,7 @@ mod tests {
             address: [127, 0, 0, 1].into(),
             secure: false,
             issued: SystemTime::UNIX_EPOCH,
+            shown: OnceLock::new(),
         };
         let printed = format!("{handshake:?}");
         assert!(!printed.contains("hunter2"), "{printed}");

@@ -1,6 +1,7 @@
 //! JSON Web Tokens: is this one good, and who is it? `jsonwebtoken` reads and checks them, ring their
 //! signatures; what is here is where keys come from ([`source`]) and what we ask of a token.
 
+mod admission;
 mod crypto;
 mod fetch;
 mod keys;
@@ -14,6 +15,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
 
+pub(crate) use self::admission::{bearer, refusal};
 use self::keys::Key;
 use self::source::{Pace, Source};
 use crate::config::{JwtConfig, MIN_SECRET_BYTES};
@@ -25,7 +27,8 @@ const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// Checks tokens (RFC 7519); see [`JwtConfig`]. Cheap to clone.
 ///
 /// For all namespaces of a server, set [`Config::jwt`](crate::Config::jwt); for some,
-/// [`Namespace::require_token`](crate::Namespace::require_token).
+/// [`Namespace::require_token`](crate::Namespace::require_token). Before there is a session,
+/// [`JwtConfig::admission`] or [`Jwt::admit`].
 #[derive(Clone)]
 pub struct Jwt(Arc<Inner>);
 
@@ -198,6 +201,16 @@ impl Keys {
             Self::Secret(key) => vec![key.algorithm],
             Self::Public(_) => vec![Algorithm::RS256, Algorithm::ES256],
         }
+    }
+}
+
+/// Waits until then, by the system's clock.
+pub(crate) async fn until(expires: SystemTime) {
+    // again: the system's clock may have been set, and sleeps do not follow it
+    while let Ok(left) = expires.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! HTTP requests of Engine.IO: to the right session, or turned away as Node does it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -171,6 +171,7 @@ fn handshake_of(
         peer: peer.address,
         secure: peer.secure,
         issued: SystemTime::now(),
+        shown: OnceLock::new(),
     })
 }
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
@@ -16,6 +16,7 @@ use super::driver::Driver;
 use super::limits::{Limits, Place};
 use super::raw::EngineSocket;
 use super::registry::{Registry, SessionHandle};
+use super::tokens::Expiry;
 use super::upper::Upper;
 use crate::config::{Config, IpNet, OriginPolicy, Ports};
 use crate::engine::door::client_address;
@@ -197,6 +198,7 @@ impl Core {
             .to_json(),
         );
         tracing::debug!(?sid, transport = %kind, client = %handshake.address, "session opened");
+        let expiry = handshake.expires().map(|expires| Expiry::at(expires, &handle));
         let upper = match &self.protocol {
             Protocol::SocketIo(socketio) => {
                 let (mailbox, socketio) = (handle.mailbox.clone(), socketio.clone());
@@ -214,7 +216,7 @@ impl Core {
             // admitted before the stop, and too late to be among those that were told
             handle.mailbox.close(CloseReason::ServerShuttingDown);
         }
-        (handle, driver.holding(place))
+        (handle, driver.holding(place, expiry))
     }
 
     /// What a session on `kind` may be upgraded to (engine.io `getAvailableUpgrades`).
@@ -414,5 +416,6 @@ pub(crate) fn webtransport_handshake(
         peer,
         secure: true,
         issued: SystemTime::now(),
+        shown: OnceLock::new(),
     }
 }

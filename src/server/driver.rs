@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 use super::direct;
 use super::limits::Place;
 use super::registry::{Command, Registry, SessionHandle};
+use super::tokens::Expiry;
 use super::upper::Upper;
 use crate::engine::allowance::Allowance;
 use crate::engine::packet::{Frame, Packet};
@@ -57,6 +58,8 @@ pub(crate) struct Driver {
     closed: Option<CloseReason>,
     /// Its place among the sessions, given back at the end.
     place: Option<Place>,
+    /// The end of the token that it was opened with.
+    _expiry: Option<Expiry>,
     allowance: Allowance,
     /// Bytes of the frame that is being read that are charged already.
     charged: usize,
@@ -108,6 +111,7 @@ impl Driver {
             ending: Ending::No,
             closed: None,
             place: None,
+            _expiry: None,
             allowance: Allowance::default(),
             charged: 0,
         };
@@ -115,8 +119,9 @@ impl Driver {
         this
     }
 
-    /// Keeps the place while the session lives.
-    pub(crate) fn holding(mut self, place: Place) -> Self {
+    /// Keeps the place, and what waits for the end of a token, while the session lives.
+    pub(crate) fn holding(mut self, place: Place, expiry: Option<Expiry>) -> Self {
+        self._expiry = expiry;
         self.allowance = place.allowance();
         self.place = Some(place);
         self

@@ -20,6 +20,7 @@ mod quic_runtime;
 mod raw;
 mod registry;
 mod shed;
+mod tokens;
 mod upper;
 
 use std::fmt;
@@ -103,7 +104,8 @@ impl<S> Builder<S> {
     }
 
     /// Asks before a session is opened, the same on every transport (Node's `allowRequest`). Origin
-    /// policy and limits come first.
+    /// policy and limits come first, and tokens by [`JwtConfig::admission`](crate::config::JwtConfig::admission);
+    /// [`Jwt::admit`] is a hook that asks for them.
     #[must_use]
     pub fn admit<F, Fut>(mut self, admit: F) -> Self
     where
@@ -127,7 +129,14 @@ impl<S> Builder<S> {
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         let node = NodeTag::new(rand::random());
         let protocol = protocol(self.kind, &self.config, &metrics, node)?;
-        let core = Core::new(self.config, metrics, certificates, protocol, self.admit, node);
+        let admit = match self.config.jwt.admission {
+            false => self.admit,
+            true => {
+                let jwt = Jwt::new(self.config.jwt.clone())?;
+                Some(tokens::admission(jwt, metrics.clone(), self.admit))
+            }
+        };
+        let core = Core::new(self.config, metrics, certificates, protocol, admit, node);
         Ok(Running {
             core: Arc::new(core),
             routes: self.routes,
@@ -162,7 +171,9 @@ impl Builder<ForSocketIo> {
                     Arc::new(bus)
                 }
             };
-            let jwt = config.jwt.is_on().then(|| Jwt::new(config.jwt.clone())).transpose()?;
+            // else asked for when a session is opened
+            let in_namespaces = config.jwt.is_on() && !config.jwt.admission;
+            let jwt = in_namespaces.then(|| Jwt::new(config.jwt.clone())).transpose()?;
             let socketio = SocketIo::new(config.socketio.clone(), metrics.clone(), bus, node, jwt);
             let socketio = Arc::new(socketio);
             socketio.keep_sessions();
@@ -186,7 +197,7 @@ impl Builder<ForEngine> {
     /// Builds the server; binds nothing yet.
     ///
     /// # Errors
-    /// [`ServeError::Config`] with every mistake, [`ServeError::Certificate`].
+    /// [`ServeError::Config`] with every mistake, [`ServeError::Certificate`], [`ServeError::Jwt`].
     pub async fn build(self) -> Result<EngineServer, ServeError> {
         let running = self.core(|kind, _, _, _| Ok(Protocol::Raw(kind.0)))?;
         Ok(EngineServer(Arc::new(running)))

@@ -218,6 +218,7 @@ impl Node {
             address: [127, 0, 0, 1].into(),
             secure: false,
             issued: SystemTime::UNIX_EPOCH,
+            shown: std::sync::OnceLock::new(),
         });
         let (now, kind) = (Instant::now().into_std(), TransportKind::WebSocket);
         let connection = Connection::new(now, socketio, mailbox.clone(), handshake, kind);

@@ -248,7 +248,8 @@ impl Shared {
 
     /// The handshake as Node's `socket.handshake` serializes.
     pub(crate) fn handshake_json(&self, auth: &serde_json::Value) -> serde_json::Value {
-        let handshake = &self.handshake;
+        let public = self.handshake.without_token();
+        let handshake = public.as_ref().unwrap_or(&self.handshake);
         let headers: serde_json::Map<_, _> = handshake
             .headers
             .iter()
@@ -343,7 +344,14 @@ impl Shared {
         });
         let id = self.server.new_socket_id();
         let data = serde_json::Value::Null;
+        let session = session.map(|session| self.tied(session));
         Socket::new(id, namespace, self.clone(), auth_value(auth), data, session)
+    }
+
+    /// A session of whoever was admitted by a token is theirs.
+    fn tied(&self, session: Session) -> Session {
+        let identity = self.handshake.claims().map(|claims| claims.identity().into());
+        Session { identity: Mutex::new(identity), ..session }
     }
 
     /// A socket that goes on with a session.
@@ -353,7 +361,7 @@ impl Shared {
         auth: Option<&Payload>,
         record: &Record,
     ) -> Socket {
-        let session = Some(Session::of_record(record));
+        let session = Some(self.tied(Session::of_record(record)));
         let (id, data) = (record.sid.clone(), record.data.clone());
         Socket::new(id, namespace, self.clone(), auth_value(auth), data, session)
     }

@@ -174,7 +174,10 @@ impl Shared {
         let before = socket.data_value();
         // what Node stored may be of any namespace: the door of this one decides
         if namespace.config.recovery.skip_middlewares && record.at.is_some() {
-            session.identity.lock().clone_from(&record.identity);
+            // who was admitted by a token is who that says
+            if socket.handshake().claims().is_none() {
+                session.identity.lock().clone_from(&record.identity);
+            }
         } else if let Err(error) = namespace.admit(&socket, auth).await {
             socket.close(CloseReason::ServerNamespaceDisconnect);
             return Err(End::Turned(error));

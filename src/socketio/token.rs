@@ -11,7 +11,7 @@ use super::handler::{Auth, ConnectError};
 use super::namespace::Namespace;
 use super::socket::{Inner, Socket};
 use crate::error::{CloseReason, DataError, TokenError};
-use crate::jwt::{Claims, Jwt};
+use crate::jwt::{self, Claims, Jwt};
 
 /// What a socket keeps of its token.
 #[derive(Default)]
@@ -46,12 +46,13 @@ impl Namespace {
 }
 
 impl Socket {
-    /// The claims of the token that the client has shown.
+    /// The claims of the token that the client has shown: to the namespace, or when it was admitted.
     ///
     /// # Errors
     /// [`DataError`]: there was none, or they are not a `T`.
     pub fn claims<T: DeserializeOwned>(&self) -> Result<T, DataError> {
         let claims = self.0.token.lock().claims.clone();
+        let claims = claims.as_deref().or_else(|| self.handshake().claims());
         let claims = claims.ok_or_else(|| DataError("no token was asked for".to_owned()))?;
         T::deserialize(&claims.all).map_err(|error| DataError(error.to_string()))
     }
@@ -93,14 +94,9 @@ pub(super) fn middleware(
 
 async fn show(jwt: &Jwt, socket: &Socket) -> Result<(), TokenError> {
     let config = jwt.config();
-    let in_header = || {
-        let header = socket.handshake().header("authorization").filter(|_| config.bearer_header)?;
-        let (scheme, token) = header.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    };
     let token = match socket.auth().get("token") {
         Some(token) => token.as_str().ok_or(TokenError::Invalid)?,
-        None => in_header().ok_or(TokenError::Missing)?,
+        None => jwt::bearer(config, socket.handshake()).ok_or(TokenError::Missing)?,
     };
     let claims = Arc::new(jwt.verify(token).await?);
     socket.set_identity(claims.identity());
@@ -115,12 +111,7 @@ async fn show(jwt: &Jwt, socket: &Socket) -> Result<(), TokenError> {
 /// Closes the connection, not the namespace: official clients come back by themselves, and ask their
 /// application for a new token if `auth` is a function.
 async fn end_at(expires: SystemTime, socket: Weak<Inner>) {
-    // again: the system's clock may have been set, and sleeps do not follow it
-    while let Ok(left) = expires.duration_since(SystemTime::now())
-        && !left.is_zero()
-    {
-        tokio::time::sleep(left).await;
-    }
+    jwt::until(expires).await;
     if let Some(socket) = socket.upgrade() {
         // its own end aborts this task, which is over after that
         socket.connection.end(CloseReason::TokenExpired);

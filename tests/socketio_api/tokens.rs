@@ -21,12 +21,12 @@ on_every_transport!(
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-fn in_millis(millis: u64) -> f64 {
+pub(super) fn in_millis(millis: u64) -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     (now + Duration::from_millis(millis)).as_secs_f64()
 }
 
-fn token(subject: &str, exp: f64) -> String {
+pub(super) fn token(subject: &str, exp: f64) -> String {
     let part = |value: Value| BASE64.encode(value.to_string());
     let claims = json!({ "sub": subject, "exp": exp, "role": "painter" });
     let message = format!("{}.{}", part(json!({ "alg": "HS256" })), part(claims));
@@ -35,11 +35,11 @@ fn token(subject: &str, exp: f64) -> String {
     format!("{message}.{signature}")
 }
 
-fn good(subject: &str) -> String {
+pub(super) fn good(subject: &str) -> String {
     token(subject, in_millis(60_000))
 }
 
-fn jwt() -> JwtConfig {
+pub(super) fn jwt() -> JwtConfig {
     let leeway = Duration::ZERO;
     JwtConfig { secret: Some(SECRET.to_owned()), leeway, ..JwtConfig::default() }
 }
@@ -69,7 +69,7 @@ fn install(server: &Server) {
 }
 
 /// The answer to a CONNECT.
-async fn connect(client: &mut Client, nsp: &str, auth: Value) -> Value {
+pub(super) async fn connect(client: &mut Client, nsp: &str, auth: Value) -> Value {
     client.send(&format!("40{nsp}{auth}")).await;
     let answer = client.recv_text().await;
     let (kind, data) = answer.split_at(2 + nsp.len());

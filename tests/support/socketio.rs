@@ -9,14 +9,16 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt as _, StreamExt as _};
 use quicket::config::{Config, EngineConfig, Listen, OriginPolicy};
-use quicket::{Server, Socket, TransportKind};
+use quicket::{Builder, ForSocketIo, Server, Socket, TransportKind};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_tungstenite::tungstenite::Message as WsMessage;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message as WsMessage};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
-use wtransport::error::ConnectionError;
+use wtransport::error::{ConnectingError, ConnectionError};
 
 use super::{Frame, eventually, within};
 
@@ -45,7 +47,11 @@ impl Drop for TestServer {
 impl TestServer {
     /// `install` registers the application before the first client can come.
     pub(crate) async fn start(config: Config, install: impl FnOnce(&Server)) -> Self {
-        let server = Server::builder().config(config).build().await.unwrap();
+        Self::of(Server::builder().config(config), install).await
+    }
+
+    pub(crate) async fn of(builder: Builder<ForSocketIo>, install: impl FnOnce(&Server)) -> Self {
+        let server = builder.build().await.unwrap();
         install(&server);
         let address = server.bind().await.unwrap();
         let serving = server.clone();
@@ -137,17 +143,33 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn open(address: SocketAddr, kind: TransportKind) -> Self {
+        Self::knock(address, kind, "", &[]).await.unwrap()
+    }
+
+    /// With more in the query (`&a=b`) and more header fields. Who is refused gets a status and a text; a
+    /// WebTransport client is told neither by its library.
+    pub(crate) async fn knock(
+        address: SocketAddr,
+        kind: TransportKind,
+        query: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, (u16, String)> {
         let (writer, frames) = mpsc::unbounded_channel();
+        let mut received = VecDeque::new();
+        let target = format!("{address}/socket.io/?EIO=4&transport={kind}{query}");
         let link = match kind {
-            TransportKind::WebSocket => open_websocket(address, frames).await,
-            TransportKind::WebTransport => open_webtransport(address, frames).await,
-            TransportKind::Polling => Link::Polling {
-                url: format!("http://{address}/socket.io/?EIO=4&transport=polling"),
-                http: reqwest::Client::new(),
-            },
+            TransportKind::WebSocket => open_websocket(&target, headers, frames).await?,
+            TransportKind::WebTransport => {
+                open_webtransport(address, &target, headers, frames).await?
+            }
+            TransportKind::Polling => {
+                let http = reqwest::Client::new();
+                received.push_back(open_polling(&http, &target, headers).await?);
+                let url = format!("http://{address}/socket.io/?EIO=4&transport=polling");
+                Link::Polling { url, http }
+            }
         };
-        let mut client =
-            Self { kind, open: Value::Null, pings: 0, link, writer, received: VecDeque::new() };
+        let mut client = Self { kind, open: Value::Null, pings: 0, link, writer, received };
         let open = client.recv_raw().await;
         let Received::Text(open) = &open else { panic!("no OPEN but {open:?}") };
         let open = open.strip_prefix('0').expect("an OPEN packet");
@@ -156,7 +178,7 @@ impl Client {
             url.push_str("&sid=");
             url.push_str(client.open["sid"].as_str().unwrap());
         }
-        client
+        Ok(client)
     }
 
     /// Sends an Engine.IO packet of text.
@@ -300,12 +322,24 @@ fn prefix(nsp: &str) -> String {
 // --- WebSocket
 
 async fn open_websocket(
-    address: SocketAddr,
+    target: &str,
+    headers: &[(&str, &str)],
     mut frames: mpsc::UnboundedReceiver<Received>,
-) -> Link {
-    let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
-    let connecting = tokio_tungstenite::connect_async(url);
-    let (socket, _) = within("a WebSocket", connecting).await.unwrap();
+) -> Result<Link, (u16, String)> {
+    let mut request = format!("ws://{target}").into_client_request().unwrap();
+    for (name, value) in headers {
+        let name: HeaderName = name.parse().unwrap();
+        request.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
+    }
+    let connecting = tokio_tungstenite::connect_async(request);
+    let (socket, _) = match within("a WebSocket", connecting).await {
+        Ok(connected) => connected,
+        Err(WsError::Http(answer)) => {
+            let body = answer.body().clone().unwrap_or_default();
+            return Err((answer.status().as_u16(), String::from_utf8(body).unwrap()));
+        }
+        Err(error) => panic!("{error}"),
+    };
     let (mut sink, stream) = socket.split();
     tokio::spawn(async move {
         while let Some(frame) = frames.recv().await {
@@ -319,7 +353,7 @@ async fn open_websocket(
             }
         }
     });
-    Link::WebSocket(stream)
+    Ok(Link::WebSocket(stream))
 }
 
 async fn next_of_websocket(
@@ -342,6 +376,20 @@ async fn next_of_websocket(
 }
 
 // --- polling
+
+async fn open_polling(
+    http: &reqwest::Client,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> Result<Received, (u16, String)> {
+    let mut request = http.get(format!("http://{target}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = within("a session by polling", request.send()).await.unwrap();
+    let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+    if status == 200 { Ok(Received::Text(text)) } else { Err((status, text)) }
+}
 
 async fn poll(http: &reqwest::Client, url: &str, received: &mut VecDeque<Received>) {
     let Ok(answer) = http.get(url).send().await else {
@@ -366,8 +414,10 @@ async fn poll(http: &reqwest::Client, url: &str, received: &mut VecDeque<Receive
 
 async fn open_webtransport(
     address: SocketAddr,
+    target: &str,
+    headers: &[(&str, &str)],
     mut frames: mpsc::UnboundedReceiver<Received>,
-) -> Link {
+) -> Result<Link, (u16, String)> {
     let about = format!("http://{address}/webtransport.json");
     let about = reqwest::get(about).await.unwrap().text().await.unwrap();
     let about: Value = serde_json::from_str(&about).unwrap();
@@ -381,9 +431,16 @@ async fn open_webtransport(
         .with_server_certificate_hashes(hashes)
         .build();
     let endpoint = wtransport::Endpoint::client(config).unwrap();
-    let url = format!("https://{address}/socket.io/?EIO=4&transport=webtransport");
-    let connection = within("a WebTransport session", endpoint.connect(url)).await;
-    let connection = connection.unwrap();
+    let mut options = wtransport::endpoint::ConnectOptions::builder(format!("https://{target}"));
+    for (name, value) in headers {
+        options = options.add_header(name, value);
+    }
+    let connecting = endpoint.connect(options.build());
+    let connection = match within("a WebTransport session", connecting).await {
+        Ok(connection) => connection,
+        Err(ConnectingError::SessionRejected) => return Err((403, String::new())),
+        Err(error) => panic!("{error}"),
+    };
     let (mut send, stream) = connection.open_bi().await.unwrap().await.unwrap();
     send.write_all(b"\x010").await.unwrap();
     tokio::spawn(async move {
@@ -398,7 +455,7 @@ async fn open_webtransport(
             }
         }
     });
-    Link::WebTransport(Box::new(WtReader { connection, stream, bytes: Vec::new() }))
+    Ok(Link::WebTransport(Box::new(WtReader { connection, stream, bytes: Vec::new() })))
 }
 
 impl WtReader {

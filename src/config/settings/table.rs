@@ -209,6 +209,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting!("jwt-bearer-header", jwt.bearer_header, SWITCH, "",
         "Is the token taken from Authorization: Bearer, too, where auth.token is missing?"
     ),
+    setting!("jwt-admission", jwt.admission, SWITCH, "",
+        "Is the token asked for before a session opens, in Authorization: Bearer or jwt-query, in place of auth.token?"
+    ),
+    setting!("jwt-query", jwt.query, OFF_OR_TEXT, "",
+        "Query parameter with the token for jwt-admission (browsers set no headers on WebSocket and WebTransport)."
+    ),
     setting!("jwt-end-at-expiry", jwt.end_at_expiry, SWITCH, "",
         "Is a connection closed when its token expires?"
     ),
