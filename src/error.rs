@@ -405,6 +405,26 @@ pub enum AckError {
 #[error("cannot convert the data: {0}")]
 pub struct DataError(pub(crate) String);
 
+impl DataError {
+    /// Of a deserializer. Its words may quote the data, which is the client's: that is left out, for what a handler
+    /// fails with ends in the log.
+    pub(crate) fn of(error: impl fmt::Display) -> Self {
+        const KINDS: [&str; 4] =
+            ["invalid type", "invalid value", "unknown field", "unknown variant"];
+        let text = error.to_string();
+        // of a name that the application's type has
+        if text.starts_with("missing field") || text.starts_with("duplicate field") {
+            return Self(text);
+        }
+        let kind = KINDS.iter().find(|kind| text.starts_with(**kind));
+        Self(match (kind, text.rsplit_once(", expected ")) {
+            (Some(kind), Some((_, expected))) => format!("{kind}, expected {expected}"),
+            (Some(kind), None) => (*kind).to_owned(),
+            (None, _) => text.split(['"', '`']).next().unwrap_or_default().trim_end().to_owned(),
+        })
+    }
+}
+
 /// Every mistake in a configuration, one a line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -465,4 +485,63 @@ pub enum RedisError {
     /// It said no: out of memory, no permission, an error of the script.
     #[error("Redis refuses: {0}")]
     Refused(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "read only")]
+    struct Wanted {
+        user: String,
+        age: Option<u8>,
+        way: Option<Way>,
+        ip: Option<IpAddr>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    enum Way {
+        Left,
+        Right,
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_without_the_data() {
+        let one = "invalid type, expected";
+        for (json, told) in [
+            (r#"{"user":["hunter2"]}"#, format!("{one} a string at line 1 column 8")),
+            (r#"{"user":1234567}"#, format!("{one} a string at line 1 column 15")),
+            (r#""hunter2""#, format!("{one} struct Wanted at line 1 column 9")),
+            (r#""hunter2, expected \"x""#, format!("{one} struct Wanted at line 1 column 23")),
+            (
+                r#"{"user":"","age":1234567}"#,
+                "invalid value, expected u8 at line 1 column 24".into(),
+            ),
+            (r#"{"age":1}"#, "missing field `user` at line 1 column 9".into()),
+            (r#"{"age":1,"age":1}"#, "duplicate field `age` at line 1 column 14".into()),
+            (
+                r#"{"hunter2":1}"#,
+                "unknown field, expected one of `user`, `age`, `way`, `ip` at line 1 column 10"
+                    .into(),
+            ),
+            (
+                r#"{"way":"hunter2"}"#,
+                "unknown variant, expected `Left` or `Right` at line 1 column 16".into(),
+            ),
+            (r#"{"ip":"hunter2"}"#, "invalid IP address syntax at line 1 column 15".into()),
+            ("hunter2", "expected value at line 1 column 1".into()),
+        ] {
+            let error = serde_json::from_str::<Wanted>(json).unwrap_err();
+            assert_eq!(DataError::of(error).0, told, "{json}");
+        }
+        let error = serde_json::from_str::<BTreeMap<u8, u8>>(r#"{"hunter2":1}"#).unwrap_err();
+        assert!(!DataError::of(error).0.contains("hunter2"));
+        let quoted = DataError::of("no colour: \"hunter2\"");
+        assert_eq!(quoted.0, "no colour:");
+    }
 }

@@ -324,7 +324,7 @@ impl RemoteSocket {
     /// # Errors
     /// [`DataError`], if it is not a `T`.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, DataError> {
-        T::deserialize(&self.info.data).map_err(|error| DataError(error.to_string()))
+        T::deserialize(&self.info.data).map_err(DataError::of)
     }
 
     fn only(&self) -> Broadcast {

@@ -242,7 +242,7 @@ impl Auth {
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, DataError> {
         match &self.payload {
             Some(payload) => payload.decode(),
-            None => serde_json::from_str("{}").map_err(|error| DataError(error.to_string())),
+            None => serde_json::from_str("{}").map_err(DataError::of),
         }
     }
 }

@@ -195,7 +195,7 @@ impl Socket {
             serde_json::Value::Null => serde_json::Value::Object(serde_json::Map::new()),
             data => data.clone(),
         };
-        serde_json::from_value(data).map_err(|error| DataError(error.to_string()))
+        serde_json::from_value(data).map_err(DataError::of)
     }
 
     /// Replaces the data. Other nodes see it in [`Namespace::fetch_sockets`]; it should be an object.
@@ -203,7 +203,7 @@ impl Socket {
     /// # Errors
     /// [`DataError`], if it cannot be serialized.
     pub fn set_data<T: Serialize>(&self, data: T) -> Result<(), DataError> {
-        let data = serde_json::to_value(data).map_err(|error| DataError(error.to_string()))?;
+        let data = serde_json::to_value(data).map_err(DataError::of)?;
         *self.0.data.lock() = data;
         self.changed();
         Ok(())

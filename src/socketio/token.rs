@@ -54,7 +54,7 @@ impl Socket {
         let claims = self.0.token.lock().claims.clone();
         let claims = claims.as_deref().or_else(|| self.handshake().claims());
         let claims = claims.ok_or_else(|| DataError("no token was asked for".to_owned()))?;
-        T::deserialize(&claims.all).map_err(|error| DataError(error.to_string()))
+        T::deserialize(&claims.all).map_err(DataError::of)
     }
 
     /// `auth` for others to see: without the token.

@@ -59,8 +59,7 @@ impl Body {
 
     /// JSON with placeholders in the place of binary.
     fn to_json(&self) -> Result<serde_json::Value, DataError> {
-        let parse =
-            |text: &str| serde_json::from_str(text).map_err(|error| DataError(error.to_string()));
+        let parse = |text: &str| serde_json::from_str(text).map_err(DataError::of);
         match self {
             Self::Json { text, .. } => parse(text),
             Self::MsgPack(bytes) => {
@@ -68,7 +67,7 @@ impl Body {
                 match json::encode_list(&Relay::new(&mut reader, &[])) {
                     Ok(Self::Json { text, .. }) => parse(&text),
                     Ok(Self::MsgPack(_)) => unreachable!("the JSON codec writes JSON"),
-                    Err(error) => Err(DataError(error.to_string())),
+                    Err(error) => Err(DataError::of(error)),
                 }
             }
         }
@@ -306,7 +305,7 @@ impl Payload {
     /// [`DataError`] when it is not what `T` wants.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, DataError> {
         if let Body::Json { text, .. } = &self.0 {
-            return serde_json::from_str(text).map_err(|error| DataError(error.to_string()));
+            return serde_json::from_str(text).map_err(DataError::of);
         }
         let flat = self.0.flat()?;
         T::deserialize(Flat::new(&mut Reader::new(&flat), &[]))
@@ -360,9 +359,7 @@ impl<'de> List<'de> {
             Self::Json(elements) => {
                 if let Some(text) = elements.next_text() {
                     let mut deserializer = serde_json::Deserializer::from_str(text);
-                    return seed
-                        .deserialize(&mut deserializer)
-                        .map_err(|error| DataError(error.to_string()));
+                    return seed.deserialize(&mut deserializer).map_err(DataError::of);
                 }
             }
             Self::Flat { reader, left, attachments } if *left > 0 => {

@@ -18,7 +18,7 @@ use crate::error::DataError;
 
 impl de::Error for DataError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self(message.to_string())
+        Self::of(message)
     }
 }
 
