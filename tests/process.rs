@@ -6,6 +6,8 @@
 mod log;
 #[path = "process/provider.rs"]
 mod provider;
+#[path = "process/secrets.rs"]
+mod secrets;
 mod support;
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
