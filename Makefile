@@ -128,6 +128,8 @@ check: frontend
 	$(CARGO) fmt --manifest-path bench/Cargo.toml --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
+	# as the fuzzers see it: not as a test, and without building what it depends on once more
+	$(CARGO) rustc --lib --profile check -- --cfg fuzzing -D warnings
 	$(CARGO) test --test tidy
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
 	scripts/cargo-deny

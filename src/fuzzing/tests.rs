@@ -80,19 +80,35 @@ fn seeds_and_regressions_break_no_target_nor_do_some_thousand_changes_of_them() 
     }
 }
 
+fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+/// The fuzzers are a package of its own, which the tests do not build: so nobody may forget one, and each is the one
+/// line that `fuzzing::run` is called by. (That this compiles outside of tests as well is `make check`'s.)
 #[test]
-fn every_target_has_a_fuzzer_and_every_folder_of_seeds_a_target() {
+fn every_target_has_a_fuzzer_and_seeds_and_nothing_else_has() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let targets = sorted(TARGETS.iter().map(|(name, _)| (*name).to_owned()));
+    let files = |folder: &str| {
+        let entries = fs::read_dir(fuzz.join(folder)).unwrap();
+        sorted(entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()))
+    };
+    assert_eq!(files("seeds"), targets);
+    assert_eq!(files("fuzz_targets"), sorted(targets.iter().map(|name| format!("{name}.rs"))));
     let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
-    for (name, _) in TARGETS {
-        assert!(
-            manifest.contains(&format!("name = \"{name}\"")),
-            "{name} is not in fuzz/Cargo.toml"
-        );
-    }
-    for entry in fs::read_dir(fuzz.join("seeds")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let known = TARGETS.iter().any(|(own, _)| *own == name);
-        assert!(known, "seeds of {name}, which is no target");
+    let programs = manifest.split("[[bin]]").skip(1).map(|program| program.trim().to_owned());
+    let program = |name: &String| {
+        let path = format!("path = \"fuzz_targets/{name}.rs\"");
+        format!("name = \"{name}\"\n{path}\ntest = false\ndoc = false\nbench = false")
+    };
+    assert_eq!(sorted(programs), sorted(targets.iter().map(program)));
+    for name in &targets {
+        let source = fs::read_to_string(fuzz.join(format!("fuzz_targets/{name}.rs"))).unwrap();
+        let call = format!("quicket::fuzzing::run(\"{name}\", data)");
+        let whole = format!("#![no_main]\nlibfuzzer_sys::fuzz_target!(|data: &[u8]| {call});\n");
+        assert_eq!(source, whole, "{name}");
     }
 }
