@@ -196,6 +196,7 @@ impl Config {
             ("max-sessions", limits.max_sessions),
             ("max-sessions-per-ip", limits.max_sessions_per_ip),
             ("max-half-open-sessions", limits.max_half_open_sessions),
+            ("max-connections", limits.max_connections),
             ("max-connections-per-ip", limits.max_connections_per_ip),
             ("handshake-rate", limits.handshake_rate),
             ("handshake-rate-per-ip", limits.handshake_rate_per_ip),
@@ -434,6 +435,7 @@ mod tests {
                 max_sessions: none,
                 max_sessions_per_ip: none,
                 max_half_open_sessions: none,
+                max_connections: none,
                 max_connections_per_ip: none,
                 max_header_bytes: 8 * 1024 - 1,
                 handshake_rate: none,
@@ -444,8 +446,8 @@ mod tests {
                 ..LimitsConfig::default()
             };
             let expected = "max-header-bytes max-sessions max-sessions-per-ip max-half-open-sessions \
-                 max-connections-per-ip handshake-rate handshake-rate-per-ip packet-rate \
-                 byte-rate handshake-wait";
+                 max-connections max-connections-per-ip handshake-rate handshake-rate-per-ip \
+                 packet-rate byte-rate handshake-wait";
             assert_eq!(
                 wrong(|c| c.limits = limits),
                 expected.split_whitespace().collect::<Vec<_>>()

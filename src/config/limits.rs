@@ -24,6 +24,10 @@ pub struct LimitsConfig {
     /// Most sessions that are being opened or have not joined a namespace yet; above it newcomers get
     /// 503. Default: 10,000.
     pub max_half_open_sessions: Option<usize>,
+    /// Most connections at a time, TCP of the listener and QUIC together: room for two for each session, as polling
+    /// has them. Above it a TCP connection is answered with 503 and closed, and a QUIC handshake is refused. The
+    /// process's file descriptors may allow fewer. Default: 200,000.
+    pub max_connections: Option<usize>,
     /// Most TCP connections of one address (trusted proxies have no limit); more are closed at once.
     /// Default: 2,000.
     pub max_connections_per_ip: Option<usize>,
@@ -57,6 +61,7 @@ impl Default for LimitsConfig {
             max_sessions: Some(100_000),
             max_sessions_per_ip: Some(1_000),
             max_half_open_sessions: Some(10_000),
+            max_connections: Some(200_000),
             max_connections_per_ip: Some(2_000),
             handshake_rate: Some(2_000),
             handshake_wait: Duration::from_secs(5),

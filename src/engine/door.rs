@@ -22,6 +22,8 @@ pub(crate) enum Limit {
     SessionsPerIp,
     /// `max-half-open-sessions`.
     HalfOpenSessions,
+    /// `max-connections`.
+    Connections,
     /// `max-connections-per-ip`.
     ConnectionsPerIp,
     /// `handshake-rate`, with nobody let wait any more.
@@ -36,7 +38,7 @@ pub(crate) enum Limit {
     Rooms,
     /// `max-pending-acks`.
     PendingAcks,
-    /// The head of an HTTP/1 request (fixed).
+    /// `max-header-bytes`.
     HeadBytes,
     /// `webtransport-max-pending-handshakes`, far above it.
     QuicHandshakes,
@@ -51,6 +53,7 @@ impl Limit {
             Self::Sessions => "sessions",
             Self::SessionsPerIp => "sessions_per_ip",
             Self::HalfOpenSessions => "half_open_sessions",
+            Self::Connections => "connections",
             Self::ConnectionsPerIp => "connections_per_ip",
             Self::HandshakeRate => "handshake_rate",
             Self::HandshakeRatePerIp => "handshake_rate_per_ip",
@@ -135,6 +138,7 @@ pub(crate) struct Door {
     limits: LimitsConfig,
     sessions: usize,
     half_open: usize,
+    connections: usize,
     sessions_of: HashMap<IpAddr, usize>,
     connections_of: HashMap<IpAddr, usize>,
     due: Option<Instant>,
@@ -154,6 +158,7 @@ impl Door {
             limits,
             sessions: 0,
             half_open: 0,
+            connections: 0,
             sessions_of: HashMap::new(),
             connections_of: HashMap::new(),
             due: None,
@@ -248,18 +253,31 @@ impl Door {
         self.half_open -= 1;
     }
 
-    /// Counts a connection. `false`: there are too many of that address, and it is not counted.
-    pub(crate) fn connect(&mut self, address: IpAddr) -> bool {
-        let of = self.connections_of.get(&address).copied().unwrap_or_default();
-        let fits = self.limits.max_connections_per_ip.is_none_or(|max| of < max);
-        if fits {
+    /// Counts a connection: [`Door::disconnect`] takes that back.
+    ///
+    /// # Errors
+    /// The limit that it met; it is not counted.
+    pub(crate) fn connect(&mut self, address: Option<IpAddr>) -> Result<(), Limit> {
+        let of = address.and_then(|address| self.connections_of.get(&address).copied());
+        let of = of.unwrap_or_default();
+        if self.limits.max_connections_per_ip.is_some_and(|max| of >= max) {
+            return Err(Limit::ConnectionsPerIp);
+        }
+        if self.limits.max_connections.is_some_and(|max| self.connections >= max) {
+            return Err(Limit::Connections);
+        }
+        self.connections += 1;
+        if let Some(address) = address {
             self.connections_of.insert(address, of + 1);
         }
-        fits
+        Ok(())
     }
 
-    pub(crate) fn disconnect(&mut self, address: IpAddr) {
-        take_one(&mut self.connections_of, address);
+    pub(crate) fn disconnect(&mut self, address: Option<IpAddr>) {
+        self.connections -= 1;
+        if let Some(address) = address {
+            take_one(&mut self.connections_of, address);
+        }
     }
 }
 

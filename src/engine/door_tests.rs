@@ -13,6 +13,7 @@ fn off() -> LimitsConfig {
         max_sessions: None,
         max_sessions_per_ip: None,
         max_half_open_sessions: None,
+        max_connections: None,
         max_connections_per_ip: None,
         handshake_rate: None,
         handshake_rate_per_ip: None,
@@ -56,13 +57,36 @@ fn half_open_sessions_and_connections_are_counted_likewise() {
     assert_eq!(door.begin().map_err(|refused| refused.limit), Err(Limit::HalfOpenSessions));
     door.settle();
     assert_eq!(door.begin(), Ok(()));
-    assert!(door.connect(address(1)) && door.connect(address(2)));
-    assert!(!door.connect(address(1)));
-    door.disconnect(address(1));
-    assert!(door.connect(address(1)));
-    door.disconnect(address(1));
-    door.disconnect(address(2));
-    assert!(door.connections_of.is_empty());
+    let (a, b) = (Some(address(1)), Some(address(2)));
+    assert_eq!((door.connect(a), door.connect(b)), (Ok(()), Ok(())));
+    assert_eq!(door.connect(a), Err(Limit::ConnectionsPerIp));
+    door.disconnect(a);
+    assert_eq!(door.connect(a), Ok(()));
+    door.disconnect(a);
+    door.disconnect(b);
+    assert!(door.connections_of.is_empty() && door.connections == 0);
+}
+
+#[test]
+fn connections_in_all_are_counted_whoever_has_them() {
+    let limits =
+        LimitsConfig { max_connections: Some(3), max_connections_per_ip: Some(2), ..off() };
+    let mut door = Door::new(limits);
+    let (a, b) = (Some(address(1)), Some(address(2)));
+    for address in [a, a, None] {
+        assert_eq!(door.connect(address), Ok(()));
+    }
+    assert_eq!(door.connect(a), Err(Limit::ConnectionsPerIp), "what is cheaper to refuse");
+    for address in [b, None] {
+        assert_eq!(door.connect(address), Err(Limit::Connections));
+    }
+    door.disconnect(None);
+    assert_eq!(door.connect(b), Ok(()));
+    assert_eq!(door.connect(None), Err(Limit::Connections));
+    for address in [a, a, b] {
+        door.disconnect(address);
+    }
+    assert!(door.connections_of.is_empty() && door.connections == 0, "nothing is left behind");
 }
 
 #[test]

@@ -32,6 +32,7 @@ label!(
         Sessions,
         SessionsPerIp,
         HalfOpenSessions,
+        Connections,
         ConnectionsPerIp,
         HandshakeRate,
         HandshakeRatePerIp,

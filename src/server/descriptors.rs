@@ -42,7 +42,8 @@ pub fn raise_descriptor_limit() -> io::Result<Option<u64>> {
 pub(super) struct Gate {
     /// The first descriptor of the reserve.
     ceiling: u64,
-    /// Refusals take descriptors of the reserve while they last.
+    /// Refusals take descriptors of the reserve while they last. So many at once are also enough where it is
+    /// `max-connections` that was met.
     refusals: Arc<Semaphore>,
 }
 
@@ -74,6 +75,11 @@ impl Gate {
         if number < self.ceiling {
             return Pass::Serve;
         }
+        self.refuse()
+    }
+
+    /// For one that may not stay.
+    pub(super) fn refuse(&self) -> Pass {
         match self.refusals.clone().try_acquire_owned() {
             Ok(permit) => Pass::Refuse(permit),
             Err(_) => Pass::Drop,
@@ -85,7 +91,8 @@ impl Gate {
 pub(super) fn refusing(health: Option<Router>) -> Router {
     let full = || async {
         let headers = [(header::CONNECTION, "close"), (header::RETRY_AFTER, "1")];
-        (StatusCode::SERVICE_UNAVAILABLE, headers, "no file descriptors left\n").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, headers, "no room for another connection\n")
+            .into_response()
     };
     health.unwrap_or_default().fallback(full)
 }

@@ -50,17 +50,25 @@ impl Limits {
         self.door.lock().sessions()
     }
 
-    /// Counts a TCP connection while what this gives is kept; `None`: there are too many of that address.
-    pub(crate) fn connect(self: &Arc<Self>, peer: IpAddr) -> Option<Connected> {
+    /// Counts a TCP connection while what this gives is kept.
+    ///
+    /// # Errors
+    /// The limit that it met: there are too many, or too many of that address.
+    pub(super) fn connect(self: &Arc<Self>, peer: IpAddr) -> Result<Connected, Limit> {
         let trusted = crate::config::is_in(&self.config.trusted_proxies, peer);
         let address = counted(&self.config, peer).filter(|_| !trusted);
-        if let Some(address) = address
-            && !self.door.lock().connect(address)
-        {
-            self.hit(Limit::ConnectionsPerIp, peer);
-            return None;
-        }
-        Some(Connected { limits: self.clone(), address })
+        self.count(peer, address)
+    }
+
+    /// As [`Limits::connect`], for QUIC, which limits those of one address by their handshakes and sessions.
+    pub(super) fn connect_quic(self: &Arc<Self>, peer: IpAddr) -> Result<Connected, Limit> {
+        self.count(peer, None)
+    }
+
+    fn count(self: &Arc<Self>, peer: IpAddr, address: Option<IpAddr>) -> Result<Connected, Limit> {
+        let counted = self.door.lock().connect(address);
+        counted.inspect_err(|limit| self.hit(*limit, peer))?;
+        Ok(Connected { limits: self.clone(), address })
     }
 
     fn refuse(&self, client: IpAddr, Refused { limit, retry_after }: Refused) -> Refusal {
@@ -131,7 +139,7 @@ impl Drop for Place {
     }
 }
 
-/// A TCP connection, counted until this is dropped.
+/// A connection, counted until this is dropped.
 pub(crate) struct Connected {
     limits: Arc<Limits>,
     address: Option<IpAddr>,
@@ -146,9 +154,7 @@ impl Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        if let Some(address) = self.address {
-            self.limits.door.lock().disconnect(address);
-        }
+        self.limits.door.lock().disconnect(self.address);
     }
 }
 

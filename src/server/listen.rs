@@ -27,6 +27,7 @@ use super::descriptors::{Gate, Pass};
 use super::driver::Driver;
 use super::handover::{Handover, Life, Wire};
 use super::http2;
+use super::limits::Connected;
 use super::quic::to_canonical;
 use crate::engine::door::Limit;
 use crate::error::ServeError;
@@ -128,7 +129,7 @@ pub(super) struct Served {
     /// With it, HTTPS.
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) app: Router,
-    /// Answers when file descriptors run out. None: whoever comes is served from the reserve.
+    /// Answers when there are too many connections, or file descriptors run out. None: whoever comes is served from the reserve.
     pub(super) full: Option<Router>,
 }
 
@@ -159,20 +160,13 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
         configure(&stream, stall);
         let peer = Peer { address: to_canonical(address), secure: tls.is_some() };
         // the admin port is for those who run the server
-        let counted = full.as_ref().map(|_| core.limits.connect(peer.address.ip()));
-        let connected = match counted {
-            Some(None) => continue, // closed, without the work of saying why
-            Some(connected) => connected,
-            None => None,
+        let (connected, pass) = match full {
+            Some(_) => let_in(&core, &gate, &stream, peer.address.ip()),
+            None => (None, Pass::Serve),
         };
         let handover = Handover::new(connected);
         let guest = Guest { peer, handover, head_max: core.config.limits.max_header_bytes };
         let (tls, closed, alive) = (tls.clone(), core.closed(), alive.clone());
-        let pass = full.as_ref().map_or(Pass::Serve, |_| gate.pass(&stream));
-        if !matches!(pass, Pass::Serve) {
-            core.metrics.descriptors.refused.inc();
-            core.limits.note(Incident::Descriptors, peer.address.ip());
-        }
         match (pass, &full) {
             (Pass::Refuse(permit), Some(full)) => {
                 let app = App { engine: None, routes: full.clone() };
@@ -196,6 +190,22 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
     }
     drop((listener, alive));
     let _ = tokio::time::timeout(LAST_ANSWERS, all_gone.recv()).await;
+}
+
+/// Counts a newcomer, and says what becomes of it.
+fn let_in(core: &Core, gate: &Gate, stream: &TcpStream, peer: IpAddr) -> (Option<Connected>, Pass) {
+    let connected = match core.limits.connect(peer) {
+        Ok(connected) => connected,
+        Err(Limit::Connections) => return (None, gate.refuse()),
+        // without the work of saying why
+        Err(_) => return (None, Pass::Drop),
+    };
+    let pass = gate.pass(stream);
+    if !matches!(pass, Pass::Serve) {
+        core.metrics.descriptors.refused.inc();
+        core.limits.note(Incident::Descriptors, peer);
+    }
+    (Some(connected), pass)
 }
 
 /// Sets the options of all connections on the listener, from which Linux copies them: two calls less for each.

@@ -13,6 +13,7 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, Incoming, VarInt};
 
 use super::core::{Core, webtransport_handshake};
+use super::limits::Connected;
 use super::quic_keys::SharedKeys;
 use super::quic_lb::RoutableIds;
 use super::quic_runtime::{QuicRuntime, keeping};
@@ -206,6 +207,8 @@ struct Slot {
     address: Option<IpAddr>,
     proven: bool,
     counts: AtomicBool,
+    /// What is left of the connection counts as one, a session or not.
+    connected: Option<Connected>,
 }
 
 impl Drop for Slot {
@@ -228,8 +231,12 @@ impl Slot {
         match pending.enter(most, address, proven) {
             Verdict::Accept => {
                 let (pending, counts) = (pending.clone(), AtomicBool::new(true));
-                let slot = Self { pending, address, proven, counts };
-                return Some((slot, incoming));
+                let mut slot = Self { pending, address, proven, counts, connected: None };
+                slot.connected = core.limits.connect_quic(peer).ok();
+                if slot.connected.is_some() {
+                    return Some((slot, incoming));
+                }
+                incoming.refuse();
             }
             Verdict::Retry => {
                 core.metrics.quic_retries.inc();

@@ -79,6 +79,37 @@ async fn the_limit_of_handshakes_of_one_address_exempts_whom_the_door_exempts() 
     }
 }
 
+/// `max-connections`: until nothing is left of one.
+#[tokio::test]
+async fn quic_connections_count_among_all() {
+    let mut config = Config::default();
+    config.limits.max_connections = Some(2);
+    let echo = Echo::on(config, None);
+    let hit = || echo.core.metrics.limits.hit[Limit::Connections].get();
+    let mut session = Session::open(&echo).await;
+    let silent = Bare::connect(&echo).await;
+    assert_eq!(hit(), 0);
+    for _ in 0..3 {
+        let before = hit();
+        assert!(client(&echo).connect(echo.url("/socket.io/")).await.is_err(), "one above");
+        assert!(hit() > before, "once, or for each time that a slow client has asked");
+    }
+    let pending = echo.quic.pending.0.lock().all;
+    assert!(pending <= 1, "who is refused is no handshake under way: {pending}");
+    session.say(b"4others go on").await;
+    assert_eq!(session.frame().await.unwrap(), b"4others go on");
+    silent.connection.close(NO_ERROR, b"");
+    let again = async {
+        loop {
+            if let Ok(connection) = client(&echo).connect(echo.url("/socket.io/")).await {
+                break connection;
+            }
+        }
+    };
+    let again = tokio::time::timeout(SOON * 4, again).await.expect("there is room again");
+    drop(Session::on(again).await);
+}
+
 /// What bounds pending handshakes has to bound their memory: one that was given up is in quinn for seconds.
 #[tokio::test]
 async fn a_handshake_counts_until_nothing_is_left_of_it() {

@@ -1,5 +1,6 @@
 //! How many may come in, and how fast: at each limit and one above it, on each transport.
 
+use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -398,6 +399,64 @@ async fn connections_of_those_who_are_exempt_or_trusted_are_not_limited() {
         assert_eq!(hit(&server, "connections_per_ip"), 0);
         server.end().await;
     }
+}
+
+/// A connection that is kept, or what it is told instead. Not asked for its health, which is told to all.
+async fn place(address: SocketAddr) -> Result<TcpStream, u16> {
+    let exchange = Request::get("/").header("Connection", "keep-alive").start(address).await;
+    let (answer, stream) = within("an answer", exchange.upgrade()).await.unwrap();
+    match answer.status {
+        404 => Ok(stream),
+        status => Err(status),
+    }
+}
+
+/// What succeeds as soon as there is room.
+async fn until_room<T, E>(mut come: impl AsyncFnMut() -> Result<T, E>) -> T {
+    within("room for a connection", async {
+        loop {
+            if let Ok(guest) = come().await {
+                break guest;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await
+}
+
+/// Whoever has them, exempt or not, and of whatever protocol; health is told even so.
+#[tokio::test]
+async fn connections_in_all_are_limited() {
+    let server =
+        limited(LimitsConfig { max_connections: Some(3), ..LimitsConfig::default() }).await;
+    let address = server.address;
+    let target = TestServer::target(WebSocket, None);
+    // the first request of every test may be counted still
+    let first = until_room(async || place(address).await).await;
+    let quic = until_room(async || WebTransportLink::connect(&server).await).await;
+    let websocket = until_room(async || WebSocketLink::connect(address, &target, &[]).await).await;
+    let before = hit(&server, "connections");
+    let answer = Request::get(&target).send(address).await;
+    assert_eq!(answer.status, 503, "one above");
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
+    assert_eq!(hit(&server, "connections"), before + 1);
+    let health = Request::get("/healthz").send(address).await;
+    assert_eq!(health.status, 200, "a full process is not to be restarted");
+    let refused = WebTransportLink::connect(&server).await;
+    assert!(refused.is_err(), "it counts for QUIC, too");
+    assert!(hit(&server, "connections") >= before + 3, "whoever is slow asks more than once");
+    // each that leaves makes room for one
+    let mut held = Vec::new();
+    let leave: [Box<dyn Any>; 3] = [Box::new(websocket), Box::new(first), Box::new(quic)];
+    for one in leave {
+        assert_eq!(place(address).await.err(), Some(503));
+        drop(one);
+        held.push(until_room(async || place(address).await).await);
+    }
+    assert_eq!(place(address).await.err(), Some(503), "exactly one each");
+    assert_eq!(server.metric("quicket_connections_refused_total"), 0, "that is for descriptors");
+    server.end().await;
 }
 
 /// Bytes of an HTTP/1 request's head: refused when so many have come without its end.

@@ -272,6 +272,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting!("max-half-open-sessions", limits.max_half_open_sessions, OFF_OR_COUNT, "",
         "Most sessions that are being opened or have no namespace yet; above it newcomers get 503."
     ),
+    setting!("max-connections", limits.max_connections, OFF_OR_COUNT, "",
+        "Most connections at a time, TCP and QUIC together; above it 503, and QUIC handshakes are refused."
+    ),
     setting!("max-connections-per-ip", limits.max_connections_per_ip, OFF_OR_COUNT, "",
         "Most TCP connections of one address that is no trusted proxy; more are closed at once."
     ),
