@@ -1,7 +1,7 @@
 //! Bad input and bounds on the wire: what a peer may cost, and that it costs only itself (guarantee G5).
 //! What the server keeps for peers and applications that lag is in `backpressure`, random bytes in
 //! `noise`, peers that take their time in `slow`, who comes in at all in `door`, how fast one may talk in
-//! `pace`, rooms and names in `names`.
+//! `pace`, rooms and names in `names`, what HTTP/2 has beside that in `http2`.
 
 #![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
 
@@ -9,6 +9,11 @@
 mod backpressure;
 #[path = "limits/door.rs"]
 mod door;
+#[allow(dead_code, reason = "others renew them")]
+#[path = "certificates/files.rs"]
+mod files;
+#[path = "limits/http2.rs"]
+mod http2;
 #[path = "limits/names.rs"]
 mod names;
 #[path = "limits/noise.rs"]

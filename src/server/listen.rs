@@ -129,7 +129,8 @@ pub(super) struct Served {
     /// With it, HTTPS.
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) app: Router,
-    /// Answers when there are too many connections, or file descriptors run out. None: whoever comes is served from the reserve.
+    /// Answers when there are too many connections, or file descriptors run out. None: whoever comes is served from
+    /// the reserve, and not counted.
     pub(super) full: Option<Router>,
 }
 
@@ -165,7 +166,7 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
             None => (None, Pass::Serve),
         };
         let handover = Handover::new(connected);
-        let guest = Guest { peer, handover, head_max: core.config.limits.max_header_bytes };
+        let guest = Guest { peer, handover, head_max: core.config.limits.max_header_bytes, stall };
         let (tls, closed, alive) = (tls.clone(), core.closed(), alive.clone());
         match (pass, &full) {
             (Pass::Refuse(permit), Some(full)) => {
@@ -265,6 +266,16 @@ struct Guest {
     handover: Arc<Handover>,
     /// The bytes that a request's head may have.
     head_max: usize,
+    /// How long it may take nothing of what waits for it.
+    stall: Duration,
+}
+
+impl Guest {
+    fn head_too_large(&self) {
+        if let Some(connected) = self.handover.connected() {
+            connected.hit(Limit::HeadBytes, self.peer.address.ip());
+        }
+    }
 }
 
 /// What a connection is served.
@@ -315,8 +326,10 @@ async fn serve_tls(
         }
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        let service = service(guest.clone(), app);
-        let result = http2::serve(stream, service, guest.head_max, closed).await;
+        let (service, noticed) = (service(guest.clone(), app), guest.clone());
+        let bounds = http2::Bounds { head: guest.head_max, stall: guest.stall };
+        let too_large = move || noticed.head_too_large();
+        let result = http2::serve(stream, service, bounds, too_large, closed).await;
         log_end(&guest, result);
         None
     } else {
@@ -362,8 +375,8 @@ pub(super) async fn last_answers(
 
 fn log_end(guest: &Guest, result: hyper::Result<()>) {
     if let Err(error) = result {
-        if let Some(connected) = guest.handover.connected().filter(|_| error.is_parse_too_large()) {
-            connected.hit(Limit::HeadBytes, guest.peer.address.ip());
+        if error.is_parse_too_large() {
+            guest.head_too_large();
         }
         tracing::debug!(peer = %guest.peer.address, %error, "a connection broke");
     }

@@ -11,6 +11,8 @@ mod direct;
 mod driver;
 mod handover;
 mod http2;
+mod http2_answer;
+mod http2_heads;
 mod limits;
 mod listen;
 mod quic;
