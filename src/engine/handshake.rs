@@ -99,7 +99,8 @@ impl From<HandshakeError> for Refusal {
 /// The request that opened a session, whatever the transport: an HTTP request, a WebSocket upgrade or
 /// a WebTransport CONNECT.
 ///
-/// Printed with the names of its query parameters only: their values may be tokens.
+/// Printed with the names of its query parameters and header fields only, since their values may be tokens, or say
+/// who somebody is; of a few fields that say neither with the values, too.
 #[derive(Clone)]
 pub struct Handshake {
     /// The name of the transport that opened the session: `polling`, `websocket` or `webtransport`.
@@ -157,12 +158,26 @@ impl fmt::Debug for Handshake {
             .field("transport", transport)
             .field("path", &self.path())
             .field("query", &names)
-            .field("headers", headers)
+            .field("headers", &Printed(headers))
             .field("peer", peer)
             .field("address", address)
             .field("secure", secure)
             .field("issued", issued)
             .finish()
+    }
+}
+
+/// Fields whose values are printed: whom the client meant, which page sent it, what program it is.
+const HARMLESS: [http::HeaderName; 3] =
+    [http::header::HOST, http::header::ORIGIN, http::header::USER_AGENT];
+
+/// Names of header fields; the values of [`HARMLESS`] ones.
+struct Printed<'a>(&'a HeaderMap);
+
+impl fmt::Debug for Printed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |name| if HARMLESS.contains(name) { self.0.get(name) } else { None };
+        f.debug_map().entries(self.0.keys().map(|name| (name, shown(name)))).finish()
     }
 }
 
@@ -298,13 +313,27 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_is_printed_without_the_values_of_its_query() {
+    fn a_handshake_is_printed_without_what_may_be_the_clients_secret() {
         let query = "EIO=4&token=hunter2";
+        let fields = [
+            ("host", "example.org"),
+            ("origin", "https://board.example.org"),
+            ("user-agent", "engine/1"),
+            ("referer", "https://board.example.org/?token=hunter2"),
+            ("x-forwarded-for", "hunter2"),
+            ("x-session", "hunter2"),
+            ("authorization", "Bearer hunter2"),
+            ("cookie", "io=hunter2"),
+            ("accept-language", "hunter2"),
+        ];
+        let fields = fields.map(|(name, value)| {
+            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+        });
         let handshake = Handshake {
             transport: "polling",
             url: format!("/socket.io/?{query}"),
             query: parse_query(query),
-            headers: HeaderMap::new(),
+            headers: fields.into_iter().collect(),
             peer: ([127, 0, 0, 1], 1).into(),
             address: [127, 0, 0, 1].into(),
             secure: false,
@@ -313,6 +342,15 @@ mod tests {
         };
         let printed = format!("{handshake:?}");
         assert!(!printed.contains("hunter2"), "{printed}");
-        assert!(printed.contains(r#"path: "/socket.io/", query: ["EIO", "token"]"#), "{printed}");
+        for part in [
+            r#"path: "/socket.io/", query: ["EIO", "token"]"#,
+            r#""host": Some("example.org")"#,
+            r#""origin": Some("https://board.example.org")"#,
+            r#""user-agent": Some("engine/1")"#,
+            r#""referer": None"#,
+            r#""x-session": None"#,
+        ] {
+            assert!(printed.contains(part), "{part} in {printed}");
+        }
     }
 }
