@@ -1,12 +1,12 @@
 //! Peers that do not read, applications that do not listen.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quicket::TransportKind::{self, Polling};
 use quicket::config::{Config, EngineConfig, LimitsConfig};
-use quicket::{CloseReason, EmitError, EngineSocket, Message};
+use quicket::{CloseReason, EmitError, EngineServer, EngineSocket, Message};
 use tokio::sync::Semaphore;
 
 use super::support::client::Link;
@@ -42,14 +42,33 @@ async fn flood(mut session: EngineSocket, taken: Arc<AtomicUsize>) -> Option<Clo
     session.recv().await.err()
 }
 
+const WAITING: &str = "quicket_outbox_bytes";
+
+/// Remembers the most that has waited.
+async fn look(server: EngineServer, most: Arc<AtomicU64>) {
+    loop {
+        let metrics = server.metrics().render();
+        let waiting =
+            metrics.lines().find_map(|line| line.strip_prefix(WAITING)?.strip_prefix(' '));
+        most.fetch_max(waiting.unwrap().parse().unwrap(), Ordering::Relaxed);
+        // it is not to hold up the flood
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 async fn a_peer_that_does_not_read_is_given_up_at_the_bound(kind: TransportKind) {
     let taken = Arc::new(AtomicUsize::new(0));
     let count = taken.clone();
     let config = EngineConfig { outbox_bytes: OUTBOX, ..engine() };
     let app = move |session| flood(session, count.clone());
     let mut server = TestServer::start(config, app, |builder| builder).await;
+    let most_waiting = Arc::new(AtomicU64::new(0));
+    let looking = tokio::spawn(look(server.server.clone(), most_waiting.clone()));
     let client = server.connect(kind).await;
     assert_eq!(server.session_end().await, CloseReason::SlowConsumer);
+    looking.abort();
     let taken = taken.load(Ordering::Relaxed);
     // a poll carries what is there when it comes, and the first one may have taken something along
     let bound = match kind {
@@ -62,6 +81,9 @@ async fn a_peer_that_does_not_read_is_given_up_at_the_bound(kind: TransportKind)
     assert_eq!(server.metric("quicket_outbox_overflows_total"), 1);
     // the peer that does not read is still connected
     server.no_sessions_left().await;
+    let most_waiting = most_waiting.load(Ordering::Relaxed);
+    assert!((1..=OUTBOX as u64).contains(&most_waiting), "{most_waiting} bytes waited");
+    assert_eq!(server.metric(WAITING), 0, "nothing waits for who is gone");
     drop(client);
     server.end().await;
 }

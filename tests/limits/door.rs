@@ -15,7 +15,7 @@ use wtransport::error::ConnectingError;
 
 use super::support::client::{WebSocketLink, WebTransportLink};
 use super::support::http::Request;
-use super::support::server::{config, echo};
+use super::support::server::{config, echo, endpoint};
 use super::support::{
     Client, TestServer, engine, eventually, on_every_transport, socketio, within,
 };
@@ -279,6 +279,27 @@ async fn sessions_that_are_being_opened_are_limited(kind: TransportKind) {
     server.end().await;
 }
 
+/// Somebody new, who may be told that there is no place: on WebTransport by a refusal, its status unseen.
+async fn knock(address: SocketAddr, kind: TransportKind) -> Result<(), ()> {
+    let target = format!("/socket.io/?EIO=4&transport={kind}");
+    if kind == WebTransport {
+        let url = format!("https://{address}{target}");
+        let connect = endpoint(address).await.connect(url).await;
+        return match connect {
+            Ok(_) => Ok(()),
+            Err(ConnectingError::SessionRejected) => Err(()),
+            Err(error) => panic!("{error}"),
+        };
+    }
+    let request = if kind == Polling { Request::get(target) } else { Request::websocket(target) };
+    let (answer, _stream) = request.start(address).await.upgrade().await.unwrap();
+    match answer.status {
+        200 | 101 => Ok(()),
+        503 => Err(()),
+        other => panic!("{other}"),
+    }
+}
+
 async fn sessions_without_a_namespace_are_limited(kind: TransportKind) {
     let mut config = socketio::config();
     config.limits.max_half_open_sessions = Some(2);
@@ -291,11 +312,15 @@ async fn sessions_without_a_namespace_are_limited(kind: TransportKind) {
         let target = "/socket.io/?EIO=4&transport=polling";
         Request::get(target).send(server.address).await.status
     };
-    assert_eq!(poll().await, 503);
+    let hit = || server.metric("limits_hit_total{limit=\"half_open_sessions\"}");
+    assert_eq!(knock(server.address, kind).await, Err(()));
+    assert_eq!(hit(), 1, "{kind}");
     clients[0].join("/").await;
     // the place is free as soon as the session's task has seen that it has joined
     within("a place", async { while poll().await != 200 {} }).await;
-    assert_eq!(poll().await, 503, "one place was free");
+    let before = hit();
+    assert_eq!(knock(server.address, kind).await, Err(()), "one place was free");
+    assert_eq!(hit(), before + 1, "{kind}");
 }
 
 async fn the_application_sees_the_clients_address(kind: TransportKind) {

@@ -1,11 +1,16 @@
 //! What the log says of attacks: who, what, how often; sampled, and nothing that the client said.
 
-use serde_json::json;
+use std::net::SocketAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use quicket::TransportKind::WebSocket;
+use serde_json::json;
+use wtransport::tls::Sha256Digest;
 
 use super::support::socketio::Client;
-use super::{Process, poller, until};
+use super::support::within;
+use super::{Process, free_port, get, poller, start_with_descriptors, until};
 
 /// A server for one client, at which five more have been.
 async fn overrun() -> Process {
@@ -83,6 +88,93 @@ async fn a_broken_rule_and_a_slow_client_are_logged_with_their_address() {
         assert_eq!(rest.iter().filter(|line| line.contains(&left_out)).count(), 1, "{rest:?}");
     }
     assert!(!rest.iter().any(|line| line.contains("hunter2")), "{rest:?}");
+}
+
+/// A body that is too large is refused before it is anybody's packet.
+#[tokio::test]
+async fn a_refused_post_is_logged_with_its_address_and_without_what_it_says() {
+    let mut process = Process::start(&["--max-payload", "10000"], &[]).await;
+    let url = poller(&process).await;
+    for _ in 0..4 {
+        let body = format!("4hunter2{}", "x".repeat(10_000));
+        let answer = reqwest::Client::new().post(&url).body(body).send().await.unwrap();
+        assert_eq!(answer.status(), 413);
+    }
+    let line = process.line("broke a rule").await;
+    for part in ["WARN", "rule=\"payload_too_large\"", "client=127.0.0.1", "left_out=0"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let rest = process.rest_of_the_log().await;
+    let rules: Vec<_> = rest.iter().filter(|line| line.contains("broke a rule")).collect();
+    let left_out = "rule=\"payload_too_large\" client=127.0.0.1 left_out=3";
+    assert!(rules.len() == 1 && rules[0].contains(left_out), "{rest:?}");
+    assert!(!rest.iter().any(|line| line.contains("hunter2")), "{rest:?}");
+}
+
+#[tokio::test]
+async fn a_process_without_descriptors_says_who_came() {
+    let admin = free_port();
+    let mut process = start_with_descriptors("96", &admin).await;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(tokio::net::TcpStream::connect(process.address).await.unwrap());
+    }
+    let line = process.line("met a limit").await;
+    for part in ["WARN", "limit=\"descriptors\"", "client=127.0.0.1", "left_out=0"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    // what is refused without a word is closed, and the last one is the last to be
+    let mut closed = held.pop().unwrap();
+    within("an end", tokio::io::AsyncReadExt::read(&mut closed, &mut [0])).await.ok();
+    let health = SocketAddr::new(process.address.ip(), admin.parse().unwrap());
+    let (_, metrics) = get(health, "/metrics").await;
+    let name = "quicket_connections_refused_total ";
+    let refused = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let left_out: u64 = refused.parse::<u64>().unwrap() - 1;
+    let rest = process.rest_of_the_log().await;
+    let hits: Vec<_> = rest.iter().filter(|line| line.contains("met a limit")).collect();
+    let expected = format!("limit=\"descriptors\" client=127.0.0.1 left_out={left_out}");
+    assert!(left_out > 0 && hits.len() == 1 && hits[0].contains(&expected), "{expected}: {rest:?}");
+}
+
+/// A client of bare QUIC, with its handshake done and nothing asked for.
+async fn half_open(address: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
+    let (_, offer) = get(address, "/webtransport.json").await;
+    let offer: serde_json::Value = serde_json::from_str(&offer).unwrap();
+    let hash = STANDARD.decode(offer["certificateHashes"][0].as_str().unwrap()).unwrap();
+    let hash = Sha256Digest::new(hash.try_into().unwrap());
+    let config = wtransport::ClientConfig::builder()
+        .with_bind_address(([127, 0, 0, 1], 0).into())
+        .with_server_certificate_hashes([hash])
+        .build();
+    let mut endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+    endpoint.set_default_client_config(config.quic_config().clone());
+    let connecting = endpoint.connect(address, "localhost").unwrap();
+    let connection = within("a QUIC handshake", connecting).await.unwrap();
+    (endpoint, connection)
+}
+
+#[tokio::test]
+async fn that_quic_addresses_must_be_proven_is_logged_once_in_a_while() {
+    let few = ["--webtransport-max-pending-handshakes", "1", "--shutdown-grace", "1s"];
+    let mut process = Process::start(&few, &[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(half_open(process.address).await);
+    }
+    let line = process.line("prove its QUIC address").await;
+    for part in ["WARN", "client=127.0.0.1", "left_out=0"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let (_, metrics) = process.get("/metrics").await;
+    let name = "quicket_quic_retries_total ";
+    let retries = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    // whoever is slow asks more than once
+    let left_out = retries.parse::<u64>().unwrap() - 1;
+    let rest = process.rest_of_the_log().await;
+    let more: Vec<_> = rest.iter().filter(|line| line.contains("QUIC address")).collect();
+    let expected = format!("client=127.0.0.1 left_out={left_out}");
+    assert!(left_out >= 2 && more.len() == 1 && more[0].ends_with(&expected), "{rest:?}");
 }
 
 /// A client can make a handler fail with each of its packets.

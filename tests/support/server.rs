@@ -217,7 +217,7 @@ impl Sessions {
 }
 
 /// A QUIC endpoint that trusts exactly the certificates that the server's page is told of.
-async fn endpoint(address: SocketAddr) -> Endpoint<endpoint_side::Client> {
+pub(crate) async fn endpoint(address: SocketAddr) -> Endpoint<endpoint_side::Client> {
     let answer = Request::get("/webtransport.json").send(address).await;
     let hashes = if answer.status == 200 {
         let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
