@@ -43,8 +43,8 @@ const SEND_WINDOW: u64 = 512 * 1024;
 /// few packets, and there is no early data. quinn would keep 10 MiB for each.
 const UNSEEN_WINDOW: u64 = 16 * 1024;
 const UNSEEN_WINDOW_OF_ALL: u64 = 16 * 1024 * 1024;
-/// Bytes of datagrams that are kept, the newest: QUIC must offer them for browsers to speak WebTransport,
-/// and nobody reads them.
+/// Bytes of datagrams that are kept, the newest, until they are charged: QUIC must offer them for browsers to speak
+/// WebTransport, and nobody wants them.
 const DATAGRAM_BUFFER: usize = 64 * 1024;
 /// Newcomers are refused at so many times the number of handshakes above which they must prove their address.
 const REFUSED_ABOVE: usize = 16;

@@ -1,6 +1,8 @@
 //! Peers that want more than their share: half-open handshakes, answers to somebody else's address, streams
 //! and datagrams without end.
 
+use futures_util::FutureExt as _;
+
 use super::*;
 
 fn pressed(max_pending_handshakes: usize, upgrade_timeout: Duration) -> Echo {
@@ -202,6 +204,105 @@ async fn floods_of_streams_and_datagrams_are_bounded_and_do_not_disturb_the_sess
     }
     session.say(b"4still here").await;
     assert_eq!(session.frame().await.unwrap(), b"4still here");
+}
+
+/// A session that floods with `one` until that is counted, and goes on.
+async fn flooded(name: &str, one: impl AsyncFn(&wtransport::Connection)) {
+    let mut config = Config::default();
+    config.limits = LimitsConfig { packet_rate: Some(10), ..config.limits };
+    let echo = Echo::on(config, None);
+    let mut session = Session::open(&echo).await;
+    let hit = || echo.core.metrics.limits.hit[Limit::PacketRate].get();
+    assert_eq!(hit(), 0, "{name}");
+    let flood = async {
+        while hit() == 0 {
+            one(&session.connection).await;
+        }
+    };
+    let counted = tokio::time::timeout(SOON * 4, flood).await;
+    assert!(counted.is_ok(), "{name} are not counted");
+    session.say(b"4still here").await;
+    let frame = tokio::time::timeout(SOON * 4, session.frame()).await.expect("it is read on");
+    assert_eq!(frame.unwrap(), b"4still here", "{name}");
+}
+
+#[tokio::test]
+async fn floods_beside_a_session_are_counted_and_it_survives() {
+    let uni = flooded("unidirectional streams", async |connection| {
+        let mut send = connection.open_uni().await.unwrap().await.unwrap();
+        let _ = send.reset(0u32.into());
+    });
+    let bidi = flooded("bidirectional streams", async |connection| {
+        let (mut send, _) = connection.open_bi().await.unwrap().await.unwrap();
+        let _ = send.reset(0u32.into());
+    });
+    let datagrams = flooded("datagrams", async |connection| {
+        let _ = connection.send_datagram([7; 1_000]);
+        tokio::task::yield_now().await;
+    });
+    tokio::join!(uni, bidi, datagrams);
+}
+
+/// A server with this configuration that reads nothing at all, and a peer of it.
+async fn unread(
+    echo: &Echo,
+) -> (quinn::Endpoint, quinn::Connection, quinn::Endpoint, quinn::Connection) {
+    let config = server_config(&echo.core).unwrap();
+    let server = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    endpoint.set_default_client_config(client_config(echo).quic_config().clone());
+    let connecting = endpoint.connect(server.local_addr().unwrap(), "localhost").unwrap();
+    let accepted = async { server.accept().await.unwrap().await.unwrap() };
+    let (peer, ours) = tokio::join!(connecting, accepted);
+    (endpoint, peer.unwrap(), server, ours)
+}
+
+/// Whatever our side reads or not: so much waits for it at most (docs/limits.md).
+#[tokio::test]
+async fn what_streams_keep_is_bounded() {
+    let echo = Echo::start(SOON);
+    let (_endpoint, peer, _server, _ours) = unread(&echo).await;
+    let (mut sends, mut granted) = (Vec::new(), [0, 0]);
+    while let Ok(stream) = tokio::time::timeout(SHORT, peer.open_bi()).await {
+        granted[0] += 1;
+        sends.push(stream.unwrap().0);
+    }
+    while let Ok(stream) = tokio::time::timeout(SHORT, peer.open_uni()).await {
+        granted[1] += 1;
+        sends.push(stream.unwrap());
+    }
+    assert_eq!(granted, [3, 4]);
+    let mut all = 0;
+    for send in &mut sends {
+        let mut of_one = 0;
+        while let Ok(taken) = tokio::time::timeout(SHORT, send.write(&[7; 16 * 1024])).await {
+            of_one += taken.unwrap();
+        }
+        assert!(of_one <= 256 * 1024, "{of_one} bytes of one");
+        all += of_one;
+    }
+    assert_eq!(all, 512 * 1024, "of all: two are full, others get nothing");
+}
+
+#[tokio::test]
+async fn what_datagrams_keep_is_bounded() {
+    let echo = Echo::start(SOON);
+    let (_endpoint, peer, _server, ours) = unread(&echo).await;
+    let received = || ours.stats().frame_rx.datagram as usize * 1_000;
+    let flood = async {
+        while received() < DATAGRAM_BUFFER * 4 {
+            peer.send_datagram(vec![7; 1_000].into()).unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON * 4, flood).await.expect("they come");
+    peer.close(0u32.into(), b"");
+    tokio::time::timeout(SOON, ours.closed()).await.expect("behind all of them");
+    let mut kept = 0;
+    while let Some(Ok(datagram)) = ours.read_datagram().now_or_never() {
+        kept += datagram.len();
+    }
+    assert!((1..=64 * 1024).contains(&kept), "{kept} bytes");
 }
 
 #[tokio::test]

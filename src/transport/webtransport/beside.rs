@@ -1,5 +1,5 @@
-//! What a peer sends beside its session's stream: streams that nobody wants, frames that say nothing here, and
-//! what is read over on streams that have to be open.
+//! What a peer sends beside its session's stream: streams and datagrams that nobody wants, frames that say nothing
+//! here, and what is read over on streams that have to be open.
 //!
 //! It costs as much to read as packets do, so it is charged like them, and a peer that sends much of it is read
 //! from more slowly. There is no number of such things above which a peer is thrown out: how many a browser
@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
-/// Streams and frames that are read before somebody has asked for their number, and bytes.
+/// Streams, datagrams and frames that are read before somebody has asked for their number, and bytes.
 const MOST: u64 = 64;
 const MOST_BYTES: u64 = 64 * 1024;
 
@@ -30,7 +30,7 @@ fn is_full(counted: u64) -> bool {
 }
 
 impl Beside {
-    /// A stream or the head of a frame has come. Ready when more may be read.
+    /// A stream, a datagram or the head of a frame has come. Ready when more may be read.
     pub(super) async fn thing(&self) {
         self.count(1 << 32).await;
     }

@@ -242,7 +242,7 @@ impl Request {
         });
         let (connection, peer) = (session.connection.clone(), session.peer.clone());
         let stream = session.step(first_stream(&connection, &peer, id)).await?;
-        session.watched.push(refuse_streams(connection, peer));
+        session.watched.push(refuse_the_rest(connection, peer));
         Ok((session, stream))
     }
 
@@ -303,12 +303,19 @@ async fn first_stream(
     }
 }
 
-/// Rejects all further requests and streams of the session, unread.
-async fn refuse_streams(connection: quinn::Connection, peer: Arc<Peer>) -> SessionError {
+/// Rejects all further requests and streams of the session, unread, and takes datagrams, for nobody: a flood of
+/// them is to be seen, and to be charged.
+async fn refuse_the_rest(connection: quinn::Connection, peer: Arc<Peer>) -> SessionError {
     loop {
-        match connection.accept_bi().await {
-            Ok((send, receive)) => reject(send, receive, ErrorCode::RequestRejected),
-            Err(error) => return error.into(),
+        tokio::select! {
+            stream = connection.accept_bi() => match stream {
+                Ok((send, receive)) => reject(send, receive, ErrorCode::RequestRejected),
+                Err(error) => return error.into(),
+            },
+            datagram = connection.read_datagram() => match datagram {
+                Ok(datagram) => peer.beside.bytes(datagram.len()).await,
+                Err(error) => return error.into(),
+            },
         }
         peer.beside.thing().await;
     }
