@@ -107,7 +107,8 @@ fuzz:
 	scripts/fuzz $(SECONDS) $(TARGET)
 
 # every attack against the release binary, under the traffic of official clients; ATTACKS="junk-udp ..." only these
-siege: frontend tests/interop/node_modules/.installed
+siege: frontend tests/interop/node_modules/.installed tests/browser/node_modules/.installed
+	scripts/debian-packages chromium
 	$(CARGO) build --release --bin quicket
 	cd bench && $(CARGO) build --release -p quicket-siege
 	cd tests/interop && ulimit -n $$(ulimit -Hn) && node siege.mjs $(ATTACKS)

@@ -6,7 +6,10 @@ import { once } from "node:events";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
+import { Page, startBrowser } from "./lib/siege/browser.mjs";
+import { Newcomers, visits } from "./lib/siege/newcomers.mjs";
 import { startServer } from "./lib/siege/server.mjs";
+import { BACK, misses, row, table } from "./lib/siege/table.mjs";
 import { Traffic } from "./lib/siege/traffic.mjs";
 
 const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
@@ -18,9 +21,6 @@ const [QUIET, ATTACK] = quick ? [2, 3] : [8, 8];
 /** Seconds that visitors come before an attack, and for which the server rests after them: it looks every 10 s for what
  * can be given back. */
 const [VISIT, REST] = quick ? [1, 12] : [3, 12];
-/** Seconds within which resources have to be back. */
-const BACK = 60;
-const MIB = 2 ** 20;
 /** Memory is back when it is within this of what it was. */
 const WITHIN = 1.1;
 /** Seconds that attackers may take to begin and to end. */
@@ -110,94 +110,100 @@ async function untilGone(server, clients) {
 }
 
 /** One attack; if it cannot be made or measured, why. */
-async function siege(one) {
+async function siege(one, browser) {
   try {
-    return await measured(one);
+    return await measured(one, browser);
   } catch (error) {
     return { ...one, failed: String(error.message ?? error), errors: [] };
   }
 }
 
-async function measured({ name, title, unit }) {
+/**
+ * A server that has been in use on every transport, by a hundred at once: the first of them make it read in code, and of
+ * each size of object one page stays.
+ */
+async function warmUp(server, { tls }) {
+  // the attackers speak no TLS over TCP
+  if (tls) return visits(server.url, 100, VISIT);
+  const { done, refused } = await attackers("visitors", server, VISIT);
+  if (done < 100 || refused > 0) throw new Error(`of the visitors ${done} were let in, ${refused} were not`);
+}
+
+/** The normal clients and what they have seen. */
+class Normal {
+  #traffic = new Traffic();
+  #page = new Page();
+  #newcomers = [];
+
+  async start(browser, server, special) {
+    await this.#traffic.start(server.url, special);
+    await this.#page.start(browser, server.url);
+  }
+
+  /** What is seen of the server and its clients, and of newcomers who come meanwhile. */
+  async during(server, seconds, work) {
+    await this.take();
+    const watched = watch(server);
+    const { cpu } = server.usage();
+    const newcomers = new Newcomers(server.url, this.#page);
+    this.#newcomers.push(newcomers);
+    const done = await work();
+    const seen = { ...watched(), cpu: (server.usage().cpu - cpu) / seconds, ...(await this.take()) };
+    if (seen.webtransport.seen === 0) this.#page.errors.push("webtransport: not one stroke was seen");
+    await newcomers.stop();
+    return [{ ...seen, newcomers: newcomers.take() }, done];
+  }
+
+  /** Since the last call. */
+  async take() {
+    return { ...this.#traffic.take(), webtransport: await this.#page.take() };
+  }
+
+  async stop() {
+    this.#traffic.stop();
+    await this.#page.stop();
+  }
+
+  get errors() {
+    return [this.#traffic, this.#page, ...this.#newcomers].flatMap(({ errors }) => errors);
+  }
+
+  get clients() {
+    return this.#traffic.clients + this.#page.clients;
+  }
+}
+
+async function measured({ name, title, unit }, browser) {
   const special = SPECIAL[name] ?? {};
   const server = await startServer(BINARY, special);
-  const traffic = new Traffic();
+  const normal = new Normal();
+  const errors = [];
+  let result;
   try {
-    await traffic.start(server.url, special);
-    // a server that has been in use on every transport, by a hundred at once: the first of them make it read in code, and
-    // of each size of object one page stays
-    if (!special.tls) {
-      const { done: visits, refused } = await attackers("visitors", server, VISIT);
-      if (visits < 100 || refused > 0) throw new Error(`of the visitors ${visits} were let in, ${refused} were not`);
-    }
-    await untilGone(server, traffic.clients);
+    await normal.start(browser, server, special);
+    await warmUp(server, special);
+    await untilGone(server, normal.clients);
     await sleep(REST);
-    traffic.take();
-    const quiet = watch(server);
-    await sleep(QUIET);
-    const before = { ...quiet(), ...traffic.take() };
-    const cpu = server.usage().cpu;
-    const attacked = watch(server);
-    const { done, refused } = await attack(name, server);
-    const during = { ...attacked(), ...traffic.take(), cpu: (server.usage().cpu - cpu) / ATTACK };
+    const [before] = await normal.during(server, QUIET, () => sleep(QUIET));
+    const met = await server.met();
+    const [during, { done, refused }] = await normal.during(server, ATTACK, () => attack(name, server));
+    during.met = await server.met(met);
     // as late as an attack may look back
     if (name === CALM.name) await sleep(BACK);
-    const back = await untilBack(server, before, traffic.clients);
-    const later = { ...back, ...traffic.take() };
+    const back = await untilBack(server, before, normal.clients);
+    const after = { ...back, ...(await normal.take()) };
     const { [GIVEN_UP]: givenUp } = await server.metrics(GIVEN_UP);
     if (name.startsWith("slow-readers") && givenUp < done) {
-      traffic.errors.push(`only ${givenUp} of ${done} slow readers were given up`);
+      errors.push(`only ${givenUp} of ${done} slow readers were given up`);
     }
-    return { name, title, unit, done, refused, givenUp, before, during, after: later, errors: traffic.errors };
+    result = { name, title, unit, done, refused, givenUp, before, during, after };
   } finally {
-    traffic.stop();
+    await normal.stop();
     const { code } = await server.stop();
-    if (code !== 0) traffic.errors.push(`the server ended with ${code}: ${server.log.slice(-5).join(" / ")}`);
+    if (code !== 0) errors.push(`the server ended with ${code}: ${server.log.slice(-5).join(" / ")}`);
   }
+  return { ...result, errors: [...normal.errors, ...errors] };
 }
-
-/** What a result misses of what issue 8 wants. */
-function misses({ failed, before, during, after, errors }) {
-  if (failed !== undefined) return [failed];
-  const missed = [];
-  if (errors.length > 0) missed.push(`${errors.length} errors`);
-  // no round trip at all is no number
-  if (!(during.p99 <= 2 * before.p99)) missed.push(`p99 ${(during.p99 / before.p99).toFixed(1)} times`);
-  for (const what of ["memory", "descriptors", "sessions"]) {
-    if (after[what] === undefined) missed.push(`${what} not back`);
-  }
-  return missed;
-}
-
-function row(result) {
-  const { title, unit, done, refused, before, during, after, errors } = result;
-  if (result.failed !== undefined) return [title, ...Array(HEAD.length - 2).fill("-"), result.failed.split("\n")[0]];
-  const mib = (bytes) => (bytes / MIB).toFixed(1);
-  const ms = (value) => value.toFixed(1);
-  const seconds = (value) => (value === undefined ? `> ${BACK} s` : `${value.toFixed(0)} s`);
-  const count = done.toLocaleString("en") + (refused > 0 ? ` (${refused.toLocaleString("en")} refused)` : "");
-  return [
-    title,
-    `${count} ${unit}`,
-    `${mib(before.resident)} / ${mib(during.resident)} / ${mib(after.after.resident)}`,
-    `${ms(before.p99)} / ${ms(during.p99)}`,
-    `${(during.cpu * 100).toFixed(0)} %`,
-    errors.length,
-    [after.memory, after.descriptors, after.sessions].map(seconds).join(", "),
-    misses(result).join(", ") || "none",
-  ];
-}
-
-const HEAD = [
-  "attack",
-  `in ${ATTACK} s`,
-  "MiB before / peak / after",
-  "p99 in ms before / during",
-  "server's CPU",
-  "errors",
-  "memory, descriptors, sessions back after",
-  "misses",
-];
 
 const all = [CALM, ...JSON.parse(execFileSync(ATTACKER, ["list"], { encoding: "utf8" }))];
 const wanted = process.argv.slice(2);
@@ -205,14 +211,16 @@ const unknown = wanted.filter((name) => !all.some((attack) => attack.name === na
 if (unknown.length > 0) throw new Error(`no such attack: ${unknown}; there are ${all.map(({ name }) => name).join(", ")}`);
 const results = [];
 const begin = performance.now();
+const browser = await startBrowser();
 for (const one of all.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
-  const result = await siege(one);
+  const result = await siege(one, browser);
   results.push(result);
   console.log(`${one.name}: ${row(result).slice(1).join(" | ")}`);
+  if (result.during !== undefined) console.log(`    met: ${JSON.stringify(result.during.met)}`);
   for (const error of new Set(result.errors.slice(0, 5))) console.log(`    ${error}`);
 }
-const table = [HEAD, HEAD.map(() => "---"), ...results.map(row)];
-const lines = table.map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+await browser.close();
+const lines = table(results, ATTACK);
 const minutes = (performance.now() - begin) / 60_000;
 const machine = `${cpus().length} cores (${cpus()[0].model}), load ${loadavg()[0].toFixed(1)} at the end`;
 console.log(`\n${lines}\n\n${minutes.toFixed(1)} minutes on ${machine}`);

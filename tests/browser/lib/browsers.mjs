@@ -28,8 +28,8 @@ export const BROWSERS = {
   },
 };
 
-/** Launches "chromium" or "firefox" with a fresh profile. Its absence is an error, never a skip. */
-export async function launch(name) {
+/** Launches "chromium" or "firefox" with a fresh profile, and puppeteer's options. Its absence is an error, never a skip. */
+export async function launch(name, more = {}) {
   const { options, package: debianPackage } = BROWSERS[name];
   if (!existsSync(options.executablePath)) {
     throw new Error(
@@ -37,5 +37,5 @@ export async function launch(name) {
         `or name another in ${name.toUpperCase()}`,
     );
   }
-  return puppeteer.launch({ headless: true, timeout: 60_000, ...options });
+  return puppeteer.launch({ headless: true, timeout: 60_000, ...options, ...more });
 }

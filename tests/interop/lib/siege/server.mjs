@@ -6,6 +6,10 @@ import { createInterface } from "node:readline";
 import { once } from "node:events";
 import { createServer } from "node:net";
 
+/** Series of what the server refuses, and whom it lets go. */
+const MET =
+  /^quicket_((?:limits_hit|peer_misbehaved|outbox_overflows|upgrades|sessions_closed|connections_refused)_total\S*) (\d+)$/gm;
+
 /** Starts it on a free port; `tls` with a certificate that openssl makes. */
 export async function startServer(binary, { flags = [], tls = false }) {
   const folder = mkdtempSync(`${tmpdir()}/quicket-siege-`);
@@ -51,6 +55,16 @@ export async function startServer(binary, { flags = [], tls = false }) {
         return lines.reduce((all, line) => all + Number(line.slice(line.lastIndexOf(" ") + 1)), 0);
       };
       return Object.fromEntries(names.map((name) => [name, sum(name)]));
+    },
+    /** What clients met and did wrong, of each kind how often; what `before` has is left out. */
+    async met(before = {}) {
+      const text = await (await fetch(`http://127.0.0.1:${admin}/metrics`, { signal: AbortSignal.timeout(10_000) })).text();
+      const met = {};
+      for (const [, series, count] of text.matchAll(MET)) {
+        const more = Number(count) - (before[series] ?? 0);
+        if (more > 0) met[series] = more;
+      }
+      return met;
     },
     async stop() {
       child.kill("SIGTERM");

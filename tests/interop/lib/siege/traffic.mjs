@@ -8,6 +8,13 @@ const PACE = 200;
 /** An answer that takes longer is an error. */
 const PATIENCE = 10_000;
 
+/** Of some times: how many, and their median and 99th percentile; of none at all these are no numbers. */
+export function summary(samples) {
+  const all = samples.sort((a, b) => a - b);
+  const at = (share) => all[Math.min(all.length - 1, Math.floor(all.length * share))] ?? NaN;
+  return { samples: all.length, p50: at(0.5), p99: at(0.99), max: at(1) };
+}
+
 export class Traffic {
   #sockets = [];
   #timers = [];
@@ -81,10 +88,9 @@ export class Traffic {
 
   /** Round trips since the last call: how many, and their median and 99th percentile in milliseconds. */
   take() {
-    const all = this.#samples.sort((a, b) => a - b);
+    const samples = this.#samples;
     this.#samples = [];
-    const at = (share) => all[Math.min(all.length - 1, Math.floor(all.length * share))] ?? NaN;
-    return { samples: all.length, p50: at(0.5), p99: at(0.99), max: at(1) };
+    return summary(samples);
   }
 
   stop() {
