@@ -4,6 +4,7 @@
 //! closes nothing in order, as an attacker would. `siege-attack list` names the attacks as JSON, `siege-attack
 //! visitors` means no harm.
 
+mod beside;
 mod client;
 mod floods;
 mod slow;
@@ -82,7 +83,7 @@ static VISITORS: Attack = Attack {
 };
 
 fn attacks() -> impl Iterator<Item = &'static Attack> {
-    floods::ATTACKS.iter().chain(slow::ATTACKS)
+    floods::ATTACKS.iter().chain(beside::ATTACKS).chain(slow::ATTACKS)
 }
 
 async fn run(attack: &'static Attack, field: &Arc<Field>) {

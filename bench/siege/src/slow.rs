@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::client::{
-    answer, endpoint, frame, get, joined, open_polling, post, short, tcp, text, url, websocket,
-    webtransport,
+    answer, client_hello, endpoint, frame, get, joined, open_polling, post, short, tcp, text, url,
+    websocket, webtransport,
 };
 use crate::{Attack, Field};
 
@@ -17,7 +17,7 @@ const WINDOW: Option<u32> = Some(4096);
 pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
         name: "half-open-tls",
-        title: "TLS handshakes that stop after half a ClientHello",
+        title: "TLS handshakes that stop within a ClientHello or after it",
         unit: "connections",
         workers: 1500,
         work: |field| Box::pin(async move { half_open_tls(&field).await }),
@@ -79,6 +79,13 @@ pub(crate) const ATTACKS: &[Attack] = &[
         work: |field| Box::pin(async move { unfinished_upgrade(&field).await }),
     },
     Attack {
+        name: "unfinished-upgrades-webtransport",
+        title: "Upgrades to WebTransport that are probed and never finished",
+        unit: "upgrades",
+        workers: 400,
+        work: |field| Box::pin(async move { unfinished_quic_upgrade(&field).await }),
+    },
+    Attack {
         name: "endless-fragments",
         title: "WebSocket messages in fragments without an end, up to the limit",
         unit: "messages",
@@ -89,8 +96,13 @@ pub(crate) const ATTACKS: &[Attack] = &[
 
 async fn half_open_tls(field: &Field) -> Result<()> {
     let mut stream = tcp(field, None).await?;
-    // a record of 512 bytes is announced, a ClientHello in it, and little of it comes
-    stream.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3, 7, 7, 7]).await?;
+    if rand::random() {
+        // a record of 512 bytes is announced, a ClientHello in it, and little of it comes
+        stream.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3, 7, 7, 7]).await?;
+    } else {
+        // all of it, and then nobody reads what the server has signed
+        stream.write_all(&client_hello()?).await?;
+    }
     field.done();
     field.hold().await;
     Ok(())
@@ -193,6 +205,23 @@ async fn unfinished_upgrade(field: &Field) -> Result<()> {
     let sid = open_polling(&mut stream).await?;
     let mut probe = websocket(field, Some(&sid), None, "").await?;
     probe.write_all(&text("2probe")).await?;
+    field.done();
+    field.hold().await;
+    Ok(())
+}
+
+async fn unfinished_quic_upgrade(field: &Field) -> Result<()> {
+    let mut stream = tcp(field, None).await?;
+    let sid = open_polling(&mut stream).await?;
+    let mut session = webtransport(field, None).await?;
+    let open = format!("0{{\"sid\":\"{sid}\"}}");
+    session.send.write_all(&[short(&open), short("2probe")].concat()).await?;
+    // its answer says that the server has gone along
+    let mut probed = [0; 7];
+    session.recv.read_exact(&mut probed).await?;
+    if probed[1..] != *b"3probe" {
+        bail!("refused");
+    }
     field.done();
     field.hold().await;
     Ok(())
