@@ -30,8 +30,15 @@ const PATIENCE = 20;
 const SLOW = { draws: 40, points: 200, strokes: 200, flags: ["--outbox-bytes", "256Ki"] };
 const GIVEN_UP = 'quicket_sessions_closed_total{reason="slow_consumer"}';
 
-/** What an attack needs of the server, or of the normal clients, beyond the usual. */
+/**
+ * Limits for one address hold, and the attackers have so many addresses that they take nine tenths of the places that there
+ * are for sessions without a namespace: with all of them taken, newcomers would rightly be sent away.
+ */
+const LIMITED = { flags: ["--per-ip-exempt", "off"], addresses: 9 };
+
+/** What an attack needs of the server, of the attackers, or of the normal clients, beyond the usual. */
 const SPECIAL = {
+  "handshake-flood": LIMITED,
   "half-open-tls": { tls: true },
   "compression-bombs": { flags: ["--per-message-deflate", "1024"] },
   calm: SLOW,
@@ -59,19 +66,20 @@ function watch(server) {
   };
 }
 
-async function attack(name, server) {
+async function attack(name, server, special) {
   if (name === CALM.name) {
     await sleep(ATTACK);
     return { done: 0, refused: 0 };
   }
-  return attackers(name, server, ATTACK);
+  return attackers(name, server, ATTACK, special);
 }
 
-async function attackers(name, server, duration) {
+async function attackers(name, server, duration, special) {
   // The lowest priority: in the field attackers bring processors of their own. Others that wake up wait for one with
   // `nice 19` to the end of its slice, and for this one not at all.
-  const args = ["--idle", "0", ATTACKER, name, "--server", `127.0.0.1:${server.port}`, "--seconds", String(duration)];
-  const child = spawn("chrt", args, { stdio: ["ignore", "pipe", "inherit"] });
+  const { addresses = 1 } = special;
+  const args = ["--server", `127.0.0.1:${server.port}`, "--seconds", String(duration), "--addresses", String(addresses)];
+  const child = spawn("chrt", ["--idle", "0", ATTACKER, name, ...args], { stdio: ["ignore", "pipe", "inherit"] });
   let output = "";
   child.stdout.on("data", (data) => (output += data));
   const late = setTimeout(() => child.kill("SIGKILL"), (duration + PATIENCE) * 1000);
@@ -122,10 +130,10 @@ async function siege(one, browser) {
  * A server that has been in use on every transport, by a hundred at once: the first of them make it read in code, and of
  * each size of object one page stays.
  */
-async function warmUp(server, { tls }) {
+async function warmUp(server, special) {
   // the attackers speak no TLS over TCP
-  if (tls) return visits(server.url, 100, VISIT);
-  const { done, refused } = await attackers("visitors", server, VISIT);
+  if (special.tls) return visits(server.url, 100, VISIT);
+  const { done, refused } = await attackers("visitors", server, VISIT, special);
   if (done < 100 || refused > 0) throw new Error(`of the visitors ${done} were let in, ${refused} were not`);
 }
 
@@ -137,7 +145,7 @@ class Normal {
 
   async start(browser, server, special) {
     await this.#traffic.start(server.url, special);
-    await this.#page.start(browser, server.url);
+    await this.#page.start(browser, server);
   }
 
   /** What is seen of the server and its clients, and of newcomers who come meanwhile. */
@@ -186,7 +194,7 @@ async function measured({ name, title, unit }, browser) {
     await sleep(REST);
     const [before] = await normal.during(server, QUIET, () => sleep(QUIET));
     const met = await server.met();
-    const [during, { done, refused }] = await normal.during(server, ATTACK, () => attack(name, server));
+    const [during, { done, refused }] = await normal.during(server, ATTACK, () => attack(name, server, special));
     during.met = await server.met(met);
     // as late as an attack may look back
     if (name === CALM.name) await sleep(BACK);

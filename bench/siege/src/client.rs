@@ -1,6 +1,5 @@
 //! As much of a client as an attacker needs.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -18,7 +17,7 @@ const PATH: &str = "/socket.io/?EIO=4&transport=";
 /// to wait.
 pub(crate) async fn tcp(field: &Field, window: Option<u32>) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::new(field.source, 0))?;
+    socket.bind(field.source())?;
     if let Some(window) = window {
         socket.set_recv_buffer_size(window)?;
     }
@@ -142,10 +141,8 @@ pub(crate) async fn read_away(stream: &mut (impl tokio::io::AsyncRead + Unpin)) 
 /// An endpoint of QUIC that believes any certificate. `window`: bytes of a stream that it takes before somebody reads
 /// them.
 pub(crate) fn endpoint(field: &Field, window: Option<u32>) -> Result<Endpoint<Client>> {
-    let mut config = ClientConfig::builder()
-        .with_bind_address(SocketAddr::new(field.source, 0))
-        .with_no_cert_validation()
-        .build();
+    let mut config =
+        ClientConfig::builder().with_bind_address(field.source()).with_no_cert_validation().build();
     if let Some(window) = window {
         let mut transport = TransportConfig::default();
         transport.stream_receive_window(window.into());

@@ -329,7 +329,7 @@ async fn junk_stream(field: &Field) -> Result<()> {
 }
 
 async fn datagrams(field: &Field) -> Result<()> {
-    let socket = UdpSocket::bind((field.source, 0)).await?;
+    let socket = UdpSocket::bind(field.source()).await?;
     socket.connect(field.server).await?;
     while field.is_on() {
         for _ in 0..20 {

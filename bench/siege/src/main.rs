@@ -9,9 +9,9 @@ mod client;
 mod floods;
 mod slow;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -30,13 +30,20 @@ struct Args {
     seconds: u64,
     /// Where the attackers come from; all of 127.0.0.0/8 is this machine
     #[arg(long, default_value = "127.0.0.2")]
-    source: IpAddr,
+    source: Ipv4Addr,
+    /// From so many addresses, that one and those behind it
+    #[arg(long, default_value_t = 1)]
+    addresses: u32,
 }
 
 /// What all workers of an attack share.
 pub(crate) struct Field {
     pub(crate) server: SocketAddr,
-    pub(crate) source: IpAddr,
+    /// The first of `addresses`.
+    source: Ipv4Addr,
+    addresses: u32,
+    /// How often one of them was taken.
+    taken: AtomicU32,
     pub(crate) until: Instant,
     /// What the attack counts: connections, requests, packets.
     pub(crate) done: AtomicU64,
@@ -47,6 +54,12 @@ pub(crate) struct Field {
 impl Field {
     pub(crate) fn is_on(&self) -> bool {
         Instant::now() < self.until
+    }
+
+    /// Where a connection comes from: from each address in turn.
+    pub(crate) fn source(&self) -> SocketAddr {
+        let which = self.taken.fetch_add(1, Ordering::Relaxed) % self.addresses;
+        SocketAddr::new(Ipv4Addr::from_bits(self.source.to_bits() + which).into(), 0)
     }
 
     pub(crate) fn done(&self) {
@@ -129,6 +142,8 @@ fn main() -> Result<()> {
     let field = Arc::new(Field {
         server: args.server,
         source: args.source,
+        addresses: args.addresses.max(1),
+        taken: AtomicU32::new(0),
         until: Instant::now() + Duration::from_secs(args.seconds),
         done: AtomicU64::new(0),
         refused: AtomicU64::new(0),

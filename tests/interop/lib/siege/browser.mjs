@@ -1,6 +1,6 @@
 // The normal clients over WebTransport, which Node does not speak: official ones in a page of Chromium.
 import { fileURLToPath } from "node:url";
-import { launch } from "../../../browser/lib/browsers.mjs";
+import { BROWSERS, launch } from "../../../browser/lib/browsers.mjs";
 import { summary } from "./traffic.mjs";
 
 /** Fewer than of the others, since a browser is heavier than they are. */
@@ -13,7 +13,12 @@ const PATIENCE = 10_000;
 const CLIENT = fileURLToPath(new URL("../../node_modules/socket.io-client/dist/socket.io.min.js", import.meta.url));
 
 /** Chromium for all attacks; its servers may have made their certificates themselves. */
-export const startBrowser = () => launch("chromium", { acceptInsecureCerts: true });
+export function startBrowser() {
+  // else it gives a page that nobody looks at little of the processor (`nice 5`), and fewer timers
+  const wake = ["background-timer-throttling", "backgrounding-occluded-windows", "renderer-backgrounding"];
+  const args = [...BROWSERS.chromium.options.args, ...wake.map((what) => `--disable-${what}`)];
+  return launch("chromium", { args, acceptInsecureCerts: true });
+}
 
 /** A page on which they are; its times are the page's own. */
 export class Page {
@@ -22,7 +27,7 @@ export class Page {
   errors = [];
 
   /** Lets them in; they talk until `stop`. */
-  async start(browser, url) {
+  async start(browser, { url, hashes }) {
     this.#page = await browser.newPage();
     this.#page.on("pageerror", ({ message }) => {
       // the official client does not catch that what it writes to has ended, also when it has closed that itself; those who
@@ -33,7 +38,7 @@ export class Page {
     // any page of the server's own origin that has no clients yet
     await this.#page.goto(`${url}/webtransport.json`);
     await this.#page.addScriptTag({ path: CLIENT });
-    await this.#page.evaluate(inPage, { clients: CLIENTS, pace: PACE, patience: PATIENCE });
+    await this.#page.evaluate(inPage, { hashes, clients: CLIENTS, pace: PACE, patience: PATIENCE });
   }
 
   /** One more client that connects, has an answer, and leaves: how long it took to connect, in milliseconds. */
@@ -65,9 +70,9 @@ export class Page {
 }
 
 /** Runs in the page; leaves `siege` there. */
-async function inPage({ clients, pace, patience }) {
+async function inPage({ hashes, clients, pace, patience }) {
   const { port, certificateHashes } = await (await fetch("/webtransport.json")).json();
-  const serverCertificateHashes = certificateHashes.map((hash) => ({
+  const serverCertificateHashes = (hashes ?? certificateHashes).map((hash) => ({
     algorithm: "sha-256",
     value: Uint8Array.from(atob(hash), (char) => char.charCodeAt(0)),
   }));

@@ -1,5 +1,6 @@
 // The release binary under siege, and what the kernel and its own metrics say of it.
 import { execFileSync, spawn } from "node:child_process";
+import { createHash, X509Certificate } from "node:crypto";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
@@ -13,7 +14,7 @@ const MET =
 /** Starts it on a free port; `tls` with a certificate that openssl makes. */
 export async function startServer(binary, { flags = [], tls = false }) {
   const folder = mkdtempSync(`${tmpdir()}/quicket-siege-`);
-  const certificate = tls ? makeCertificate(folder) : [];
+  const { flags: certificate, hashes } = tls ? makeCertificate(folder) : { flags: [] };
   const admin = await freePort();
   // IPv4 alone: the attackers have addresses of 127.0.0.0/8
   const args = ["--listen-address", "0.0.0.0", "--port", String(await freePort()), "--admin-port", String(admin)];
@@ -36,6 +37,8 @@ export async function startServer(binary, { flags = [], tls = false }) {
     port,
     url: `${tls ? "https" : "http"}://127.0.0.1:${port}`,
     log,
+    /** Of its certificate, if that comes from files: then the server says nothing of it. */
+    hashes,
     /** Resident bytes and open descriptors by the kernel, CPU seconds used. */
     usage() {
       const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
@@ -81,7 +84,8 @@ function makeCertificate(folder) {
   const [key, cert] = [`${folder}/key.pem`, `${folder}/cert.pem`];
   const what = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
   execFileSync("openssl", [...what, "-keyout", key, "-out", cert, "-subj", "/CN=localhost"], { stdio: "ignore" });
-  return ["--tls-cert", cert, "--tls-key", key];
+  const hash = createHash("sha256").update(new X509Certificate(readFileSync(cert)).raw);
+  return { flags: ["--tls-cert", cert, "--tls-key", key], hashes: [hash.digest("base64")] };
 }
 
 /** Below those that the system gives to connections: thousands of these have just ended and block theirs. */
