@@ -11,12 +11,14 @@ use std::task::Poll;
 
 /// Streams, datagrams and frames that are read before somebody has asked for their number, and bytes.
 const MOST: u64 = 64;
+/// What a stream counts: it is refused and reset, and there is credit for another one, in packets of its own.
+const STREAM: u64 = 4;
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// Counts until it is asked.
 #[derive(Debug, Default)]
 pub(super) struct Beside {
-    /// Streams and frames in the upper half, bytes in the lower.
+    /// Streams (each as [`STREAM`]) and frames in the upper half, bytes in the lower.
     counted: AtomicU64,
 }
 
@@ -30,7 +32,12 @@ fn is_full(counted: u64) -> bool {
 }
 
 impl Beside {
-    /// A stream, a datagram or the head of a frame has come. Ready when more may be read.
+    /// A stream has come. Ready when more may be read.
+    pub(super) async fn stream(&self) {
+        self.count(STREAM << 32).await;
+    }
+
+    /// A datagram or the head of a frame has come, likewise.
     pub(super) async fn thing(&self) {
         self.count(1 << 32).await;
     }

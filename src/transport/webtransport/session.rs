@@ -299,7 +299,7 @@ async fn first_stream(
             Err(H3Error::Broken(code)) => return Err(SessionError::Broken(code)),
         }
         // nobody asks before there is a session: with too many of them there will be none
-        peer.beside.thing().await;
+        peer.beside.stream().await;
     }
 }
 
@@ -309,15 +309,20 @@ async fn refuse_the_rest(connection: quinn::Connection, peer: Arc<Peer>) -> Sess
     loop {
         tokio::select! {
             stream = connection.accept_bi() => match stream {
-                Ok((send, receive)) => reject(send, receive, ErrorCode::RequestRejected),
+                Ok((send, receive)) => {
+                    reject(send, receive, ErrorCode::RequestRejected);
+                    peer.beside.stream().await;
+                }
                 Err(error) => return error.into(),
             },
             datagram = connection.read_datagram() => match datagram {
-                Ok(datagram) => peer.beside.bytes(datagram.len()).await,
+                Ok(datagram) => {
+                    peer.beside.bytes(datagram.len()).await;
+                    peer.beside.thing().await;
+                }
                 Err(error) => return error.into(),
             },
         }
-        peer.beside.thing().await;
     }
 }
 
@@ -356,7 +361,7 @@ async fn unidirectional(connection: quinn::Connection, peer: Arc<Peer>) -> Sessi
             stream = connection.accept_uni() => match stream {
                 Ok(stream) => {
                     watch(&mut streams, follow(stream, peer.clone()));
-                    peer.beside.thing().await;
+                    peer.beside.stream().await;
                 }
                 Err(error) => return error.into(),
             },
