@@ -117,15 +117,6 @@ async function untilGone(server, clients) {
   throw new Error("visitors have not left");
 }
 
-/** One attack; if it cannot be made or measured, why. */
-async function siege(one, browser) {
-  try {
-    return await measured(one, browser);
-  } catch (error) {
-    return { ...one, failed: String(error.message ?? error), errors: [] };
-  }
-}
-
 /**
  * A server that has been in use on every transport, by a hundred at once: the first of them make it read in code, and of
  * each size of object one page stays.
@@ -181,23 +172,45 @@ class Normal {
   }
 }
 
-async function measured({ name, title, unit }, browser) {
+/** A server that has been in use and has rested, and its normal clients. */
+async function prepare({ name }, browser) {
   const special = SPECIAL[name] ?? {};
   const server = await startServer(BINARY, special);
   const normal = new Normal();
-  const errors = [];
-  let result;
   try {
     await normal.start(browser, server, special);
     await warmUp(server, special);
     await untilGone(server, normal.clients);
     await sleep(REST);
+  } catch (error) {
+    await normal.stop();
+    await server.stop();
+    throw error;
+  }
+  return { special, server, normal };
+}
+
+/** One attack; if it cannot be made or measured, why. `over` is called when it is, and before all is back. */
+async function siege(one, preparing, over) {
+  try {
+    return await measured(one, await preparing, over);
+  } catch (error) {
+    over();
+    return { ...one, failed: String(error.message ?? error), errors: [] };
+  }
+}
+
+async function measured({ name, title, unit }, { special, server, normal }, over) {
+  const errors = [];
+  let result;
+  try {
     const [before] = await normal.during(server, QUIET, () => sleep(QUIET));
     const met = await server.met();
     const [during, { done, refused }] = await normal.during(server, ATTACK, () => attack(name, server, special));
     during.met = await server.met(met);
     // as late as an attack may look back
     if (name === CALM.name) await sleep(BACK);
+    over();
     const back = await untilBack(server, before, normal.clients);
     const after = { ...back, ...(await normal.take()) };
     const { [GIVEN_UP]: givenUp } = await server.metrics(GIVEN_UP);
@@ -220,8 +233,18 @@ if (unknown.length > 0) throw new Error(`no such attack: ${unknown}; there are $
 const results = [];
 const begin = performance.now();
 const browser = await startBrowser();
-for (const one of all.filter(({ name }) => wanted.length === 0 || wanted.includes(name))) {
-  const result = await siege(one, browser);
+const chosen = all.filter(({ name }) => wanted.length === 0 || wanted.includes(name));
+/** Each at most once, and while the server before it gives back what it has. */
+const prepared = new Map();
+const prepareNext = (at) => {
+  if (at === chosen.length || prepared.has(at)) return;
+  const preparing = prepare(chosen[at], browser);
+  preparing.catch(() => {}); // who waits for it hears of it
+  prepared.set(at, preparing);
+};
+prepareNext(0);
+for (const [at, one] of chosen.entries()) {
+  const result = await siege(one, prepared.get(at), () => prepareNext(at + 1));
   results.push(result);
   console.log(`${one.name}: ${row(result).slice(1).join(" | ")}`);
   if (result.during !== undefined) console.log(`    met: ${JSON.stringify(result.during.met)}`);
