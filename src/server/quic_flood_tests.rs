@@ -318,7 +318,7 @@ async fn a_peer_is_granted_few_streams() {
     assert!(another.is_err(), "stream {} is granted", open.len() + 1);
 }
 
-/// What is said beside the session's stream, of which 60 things come or more (a stream is 4), or 300,000 bytes, and
+/// What is said beside the session's stream, of which 60 things come or more (a stream is 8), or 300,000 bytes, and
 /// then something that ends the connection with this code. How long it lived until then, at 20 packets and 100,000
 /// bytes a second.
 async fn lived_through(
@@ -370,7 +370,7 @@ async fn what_is_sent_beside_a_session_is_charged() {
     );
     let streams = lived_through(
         async |bare, control, _| {
-            for _ in 0..8 {
+            for _ in 0..4 {
                 bare.uni(&[0x21]).await.reset(0u32.into()).unwrap();
                 bare.bi(&[0x21]).await.0.reset(0u32.into()).unwrap();
             }
