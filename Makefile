@@ -114,7 +114,7 @@ siege: frontend tests/interop/node_modules/.installed tests/browser/node_modules
 	cd tests/interop && ulimit -n $$(ulimit -Hn) && node siege.mjs $(ATTACKS)
 
 audit:
-	scripts/cargo-deny advisories
+	AUDIT=required scripts/audit
 
 # part of `make test`
 cost: frontend tests/interop/node_modules/.installed
@@ -133,7 +133,8 @@ check: frontend
 	$(CARGO) rustc --lib --profile check -- --cfg fuzzing -D warnings
 	$(CARGO) test --test tidy
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
-	scripts/cargo-deny
+	scripts/cargo-deny check licenses bans sources
+	scripts/audit
 
 # --- the benchmark, a package of its own: what it compares with is no business of the product's lock file
 
