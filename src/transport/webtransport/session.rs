@@ -359,10 +359,7 @@ async fn unidirectional(connection: quinn::Connection, peer: Arc<Peer>) -> Sessi
     loop {
         tokio::select! {
             stream = connection.accept_uni() => match stream {
-                Ok(stream) => {
-                    watch(&mut streams, follow(stream, peer.clone()));
-                    peer.beside.stream().await;
-                }
+                Ok(stream) => watch(&mut streams, follow(stream, peer.clone())),
                 Err(error) => return error.into(),
             },
             ended = poll_fn(|cx| poll_any(&mut streams, cx)) => {
@@ -384,8 +381,15 @@ async fn follow(mut stream: RecvStream, peer: Arc<Peer>) -> Result<(), ErrorCode
         Err(H3Error::Broken(code)) => return Err(code),
         // "a receiver MUST tolerate unidirectional streams being closed [...] prior to the reception of the
         // unidirectional stream header" (RFC 9114 6.2)
-        Err(H3Error::Ended) => return Ok(()),
+        Err(H3Error::Ended) => {
+            peer.beside.stream().await;
+            return Ok(());
+        }
     };
+    // there is one of each that HTTP/3 needs; of others the peer has no more open than wait here
+    if matches!(kind, StreamKind::WebTransport | StreamKind::Unknown) {
+        peer.beside.stream().await;
+    }
     match kind {
         StreamKind::Control => {
             peer.take(kind)?;
