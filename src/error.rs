@@ -153,6 +153,9 @@ pub enum PeerMisbehaved {
     /// More unanswered WebSocket pings than we keep pongs for.
     #[error("flood of WebSocket control frames")]
     ControlFrameFlood,
+    /// More datagrams in a WebTransport session than a mistake explains: Engine.IO has no use for any.
+    #[error("too many datagrams")]
+    DatagramFlood,
     // --- Engine.IO
     /// An Engine.IO packet with an unknown type, or none.
     #[error("unknown Engine.IO packet type")]
@@ -218,6 +221,7 @@ impl PeerMisbehaved {
             Self::InvalidUtf8 => "invalid_utf8",
             Self::IllegalWebSocketFrame => "illegal_websocket_frame",
             Self::ControlFrameFlood => "control_frame_flood",
+            Self::DatagramFlood => "datagram_flood",
             Self::UnknownEnginePacket => "unknown_engine_packet",
             Self::InvalidBase64 => "invalid_base64",
             Self::HeartbeatDirection => "heartbeat_direction",
@@ -252,6 +256,7 @@ impl PeerMisbehaved {
             Self::PayloadTooLarge
             | Self::IllegalWebSocketFrame
             | Self::ControlFrameFlood
+            | Self::DatagramFlood
             | Self::HeartbeatDirection
             | Self::UpgradeOutOfOrder
             | Self::OverlappingPoll

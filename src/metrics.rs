@@ -405,6 +405,7 @@ label!(
         InvalidUtf8,
         IllegalWebSocketFrame,
         ControlFrameFlood,
+        DatagramFlood,
         UnknownEnginePacket,
         InvalidBase64,
         HeartbeatDirection,

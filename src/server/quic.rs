@@ -43,7 +43,7 @@ const SEND_WINDOW: u64 = 512 * 1024;
 /// few packets, and there is no early data. quinn would keep 10 MiB for each.
 const UNSEEN_WINDOW: u64 = 16 * 1024;
 const UNSEEN_WINDOW_OF_ALL: u64 = 16 * 1024 * 1024;
-/// Bytes of datagrams that are kept, the newest, until they are charged: QUIC must offer them for browsers to speak
+/// Bytes of datagrams that are kept, the newest, until they are counted: QUIC must offer them for browsers to speak
 /// WebTransport, and nobody wants them.
 const DATAGRAM_BUFFER: usize = 64 * 1024;
 /// Newcomers are refused at so many times the number of handshakes above which they must prove their address.
@@ -97,6 +97,9 @@ impl Quic {
             let Some(incoming) = incoming else { return };
             if let Some((slot, incoming)) = Slot::take(&core, &self.pending, incoming) {
                 tokio::spawn(serve(core.clone(), slot, incoming));
+                // a burst of handshakes, each of which is a third of a millisecond of cryptography, takes turns with
+                // sessions, and does not stand before them
+                tokio::task::yield_now().await;
             }
         }
     }

@@ -30,7 +30,7 @@ use self::session::{Session, SessionError, is_session_gone};
 use self::wake::News;
 use crate::engine::framing::{LengthPrefixed, put_length_prefixed};
 use crate::engine::packet::Frame;
-use crate::error::LinkError;
+use crate::error::{LinkError, PeerMisbehaved};
 
 /// Bytes read at a time. They come in buffers of QUIC's own.
 const READ_CHUNK: usize = 64 * 1024;
@@ -120,6 +120,7 @@ impl WebTransport {
                     let over = ready!(self.session.poll_over(cx));
                     self.news.more();
                     return Poll::Ready(match over {
+                        SessionError::Flood => Err(PeerMisbehaved::DatagramFlood.into()),
                         error @ SessionError::Broken(_) => Err(io::Error::other(error).into()),
                         _ => Ok(None),
                     });

@@ -17,7 +17,7 @@ const BINARY = process.env.QUICKET ?? path("../../target/release/quicket");
 const ATTACKER = process.env.SIEGE_ATTACK ?? path("../../bench/target/release/siege-attack");
 const quick = process.env.SIEGE === "quick";
 /** Seconds of quiet that are measured, and of the attack. */
-const [QUIET, ATTACK] = quick ? [2, 3] : [8, 8];
+const [QUIET, ATTACK] = quick ? [2, 3] : [5, 16];
 /** Seconds that visitors come before an attack, and for which the server rests after them: it looks every 10 s for what
  * can be given back. */
 const [VISIT, REST] = quick ? [1, 12] : [3, 12];

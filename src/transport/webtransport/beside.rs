@@ -1,5 +1,5 @@
-//! What a peer sends beside its session's stream: streams and datagrams that nobody wants, frames that say nothing
-//! here, and what is read over on streams that have to be open.
+//! What a peer sends beside its session's stream: streams that nobody wants, frames that say nothing here, and what
+//! is read over on streams that have to be open.
 //!
 //! It costs as much to read as packets do, so it is charged like them, and a peer that sends much of it is read
 //! from more slowly. There is no number of such things above which a peer is thrown out: how many a browser
@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
-/// Streams, datagrams and frames that are read before somebody has asked for their number, and bytes.
+/// Streams and frames that are read before somebody has asked for their number, and bytes.
 const MOST: u64 = 64;
 /// What a stream counts, which is what it costs: it is refused and reset, and there is credit for another one, each in
 /// packets of its own, some 24 µs where a packet of Engine.IO takes 3.
@@ -38,7 +38,7 @@ impl Beside {
         self.count(STREAM << 32).await;
     }
 
-    /// A datagram or the head of a frame has come, likewise.
+    /// The head of a frame has come, likewise.
     pub(super) async fn thing(&self) {
         self.count(1 << 32).await;
     }

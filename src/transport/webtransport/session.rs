@@ -33,6 +33,9 @@ pub(crate) enum SessionError {
     /// The peer broke HTTP/3; the connection is closed with this code.
     #[error("the peer broke a rule of HTTP/3: {0:?}")]
     Broken(ErrorCode),
+    /// The peer sends what nobody wants; the connection is closed.
+    #[error("a flood of datagrams")]
+    Flood,
     /// The request was refused with this status.
     #[error("refused with status {0}")]
     Refused(StatusCode),
@@ -108,8 +111,10 @@ impl Session {
         }
         let error = ready!(self.watched.poll_next(cx));
         self.watched.clear();
-        if let SessionError::Broken(code) = error {
-            self.connection.close(quic(code), b"");
+        match error {
+            SessionError::Broken(code) => self.connection.close(quic(code), b""),
+            SessionError::Flood => self.connection.close(quic(ErrorCode::ExcessiveLoad), b""),
+            _ => {}
         }
         Poll::Ready(error)
     }
@@ -303,9 +308,13 @@ async fn first_stream(
     }
 }
 
-/// Rejects all further requests and streams of the session, unread, and takes datagrams, for nobody: a flood of
-/// them is to be seen, and to be charged.
+/// Datagrams of a session, of which no client of Engine.IO sends one. QUIC holds none of them back: what is not taken
+/// is decrypted, acknowledged and thrown away all the same, in front of everybody else's packets.
+const DATAGRAMS: usize = 64;
+
+/// Rejects all further requests and streams of the session, unread, and ends it for a flood of datagrams.
 async fn refuse_the_rest(connection: quinn::Connection, peer: Arc<Peer>) -> SessionError {
+    let mut datagrams = 0;
     loop {
         tokio::select! {
             stream = connection.accept_bi() => match stream {
@@ -316,10 +325,8 @@ async fn refuse_the_rest(connection: quinn::Connection, peer: Arc<Peer>) -> Sess
                 Err(error) => return error.into(),
             },
             datagram = connection.read_datagram() => match datagram {
-                Ok(datagram) => {
-                    peer.beside.bytes(datagram.len()).await;
-                    peer.beside.thing().await;
-                }
+                Ok(_) if datagrams < DATAGRAMS => datagrams += 1,
+                Ok(_) => return SessionError::Flood,
                 Err(error) => return error.into(),
             },
         }
