@@ -184,7 +184,7 @@ async fn an_address_that_is_not_proven_gets_three_times_its_bytes_at_most() {
 }
 
 #[tokio::test]
-async fn floods_of_streams_and_datagrams_are_bounded_and_do_not_disturb_the_session() {
+async fn a_flood_of_streams_is_bounded_and_does_not_disturb_the_session_nor_do_some_datagrams() {
     let echo = Echo::start(SOON);
     let mut session = Session::open(&echo).await;
     let mut rounds = 0;

@@ -1,4 +1,5 @@
-//! A provider of keys over HTTPS, as the service meets it.
+//! A provider of keys over HTTPS, as the service meets it, and what its log says of tokens with a public key's
+//! signature (of all else that is secret, see `secrets`).
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -56,13 +57,18 @@ async fn provider(files: &CertificateFiles) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_provider_over_https_is_trusted_with_tokens() {
+async fn a_provider_over_https_is_trusted_with_tokens_and_no_log_has_one() {
     let files = CertificateFiles::make("provider");
     let (url, token) = provider(&files).await;
     let cert = files.path("cert.pem");
-    let environment =
-        [("JWT_JWKS_URL", url.as_str()), ("JWT_ISSUER", "us"), ("SSL_CERT_FILE", cert.as_str())];
-    let process = Process::start(&[], &environment).await;
+    let environment = [
+        ("JWT_JWKS_URL", url.as_str()),
+        ("JWT_ISSUER", "us"),
+        ("JWT_BEARER_HEADER", "true"),
+        ("SSL_CERT_FILE", cert.as_str()),
+        ("LOG_FILTER", "trace"),
+    ];
+    let mut process = Process::start(&[], &environment).await;
     let bad = format!("{}AAAA", &token[..token.len() - 4]);
     for kind in TransportKind::ALL {
         let mut client = Client::open(process.address, kind).await;
@@ -71,6 +77,17 @@ async fn a_provider_over_https_is_trusted_with_tokens() {
             assert_eq!(&client.recv_text().await[..2], answer, "{kind}");
         }
     }
+    let polling = format!("http://{}/socket.io/?EIO=4&transport=polling", process.address);
+    let http = reqwest::Client::new();
+    http.get(&polling).bearer_auth(&token).send().await.unwrap();
+    let signature = token.rsplit('.').next().unwrap();
+    let log = process.rest_of_the_log().await;
+    for line in &log {
+        // the messages, of which a log may show parts, begin with the header
+        let secret = [signature, "eyJhbGciOi"].into_iter().find(|part| line.contains(part));
+        assert_eq!(secret, None, "{line}");
+    }
+    assert!(log.len() > 100, "a log of {} lines shows everything", log.len());
 }
 
 #[tokio::test]

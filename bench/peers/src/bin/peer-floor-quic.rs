@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mio::{Events, Interest, Poll, Token};
+use quicket_bench_peers::{frame, framed};
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{
     Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig, Incoming,
@@ -318,31 +319,4 @@ impl Peer {
         self.partial.drain(..done);
         all
     }
-}
-
-/// Engine.IO's framing on a WebTransport stream: a length, as in WebSocket.
-fn framed(payload: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(payload.len() + 9);
-    match payload.len() {
-        len @ ..126 => out.push(len as u8),
-        len @ ..65_536 => {
-            out.push(126);
-            out.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            out.push(127);
-            out.extend((len as u64).to_be_bytes());
-        }
-    }
-    out.extend_from_slice(payload);
-    out.into()
-}
-
-fn frame(input: &[u8]) -> Option<(&[u8], usize)> {
-    let (start, len) = match input.first()? & 0x7f {
-        126 => (3, u16::from_be_bytes(input.get(1..3)?.try_into().ok()?) as usize),
-        127 => (9, u64::from_be_bytes(input.get(1..9)?.try_into().ok()?) as usize),
-        len => (1, len as usize),
-    };
-    Some((input.get(start..start + len)?, start + len))
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use quicket_bench_peers::{frame, framed};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use wtransport::endpoint::IncomingSession;
 use wtransport::{Endpoint, Identity, RecvStream, SendStream, ServerConfig};
@@ -83,31 +84,4 @@ async fn read(
         partial.drain(..done);
     }
     Ok(())
-}
-
-/// Engine.IO's framing on a WebTransport stream: a length, as in WebSocket.
-fn framed(payload: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(payload.len() + 9);
-    match payload.len() {
-        len @ ..126 => out.push(len as u8),
-        len @ ..65_536 => {
-            out.push(126);
-            out.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            out.push(127);
-            out.extend((len as u64).to_be_bytes());
-        }
-    }
-    out.extend_from_slice(payload);
-    out.into()
-}
-
-fn frame(input: &[u8]) -> Option<(&[u8], usize)> {
-    let (start, len) = match input.first()? & 0x7f {
-        126 => (3, u16::from_be_bytes(input.get(1..3)?.try_into().ok()?) as usize),
-        127 => (9, u64::from_be_bytes(input.get(1..9)?.try_into().ok()?) as usize),
-        len => (1, len as usize),
-    };
-    Some((input.get(start..start + len)?, start + len))
 }
