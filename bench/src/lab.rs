@@ -24,6 +24,8 @@ pub(crate) enum Peer {
     Socketioxide,
     Node,
     Floor,
+    /// The same with a thread for each of two cores, as every server here has them.
+    FloorTwo,
     /// The floor of WebTransport.
     FloorQuic,
     Wtransport,
@@ -40,6 +42,7 @@ impl Peer {
             Self::Socketioxide => "socketioxide",
             Self::Node => "Node socket.io",
             Self::Floor | Self::FloorQuic => "floor",
+            Self::FloorTwo => "floor, two threads",
             Self::Wtransport => "plain wtransport",
         }
     }
@@ -52,7 +55,7 @@ impl Peer {
         match self {
             Self::Quicket | Self::Recovering | Self::Baseline | Self::Given => true,
             Self::Socketioxide | Self::Node => transport != Transport::Webtransport,
-            Self::Floor => transport == Transport::Websocket,
+            Self::Floor | Self::FloorTwo => transport == Transport::Websocket,
             Self::FloorQuic | Self::Wtransport => transport == Transport::Webtransport,
         }
     }
@@ -157,6 +160,10 @@ impl Lab {
             Peer::Socketioxide => program.push("peer-socketioxide"),
             Peer::Given => bail!("no server was given"),
             Peer::Floor => program.push("peer-floor"),
+            Peer::FloorTwo => {
+                program.push("peer-floor");
+                args.push("2".to_owned());
+            }
             Peer::FloorQuic => program.push("peer-floor-quic"),
             Peer::Wtransport => program.push("peer-wtransport"),
         }

@@ -1,6 +1,7 @@
 // `make siege`: each attack of bench/siege against the release binary, under the traffic of official clients.
 // Names of attacks as arguments run only those; SIEGE=quick makes each short; UPDATE_DOCS=1 writes the table
-// and docs/siege.json, also when an attack could not be run: its row says why.
+// and docs/siege.json, also when an attack could not be run: its row says why. SIEGE_AT=another aims at a second
+// server, whose work has the lowest priority as well: what the normal clients see then, the machine has done.
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile, writeFile } from "node:fs/promises";
@@ -9,15 +10,18 @@ import { fileURLToPath } from "node:url";
 import { Page, startBrowser } from "./lib/siege/browser.mjs";
 import { Newcomers, visits } from "./lib/siege/newcomers.mjs";
 import { startServer } from "./lib/siege/server.mjs";
-import { BACK, misses, quiets, row, table } from "./lib/siege/table.mjs";
+import { BACK, misses, quiets, row, table, told } from "./lib/siege/table.mjs";
 import { Traffic } from "./lib/siege/traffic.mjs";
 
 const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
 const BINARY = process.env.QUICKET ?? path("../../target/release/quicket");
 const ATTACKER = process.env.SIEGE_ATTACK ?? path("../../bench/target/release/siege-attack");
 const quick = process.env.SIEGE === "quick";
+const aside = process.env.SIEGE_AT === "another";
 /** Seconds of quiet that are measured, and of the attack. */
 const [QUIET, ATTACK] = quick ? [2, 3] : [5, 16];
+/** Where no other attack has normal clients that do the same, so that there are no other quiet seconds. */
+const ALONE = 4 * QUIET;
 /** Seconds that visitors come before an attack, and for which the server rests after them: it looks every 10 s for what
  * can be given back. */
 const [VISIT, REST] = quick ? [1, 12] : [3, 12];
@@ -39,7 +43,7 @@ const LIMITED = { flags: ["--per-ip-exempt", "off"], addresses: 9 };
 /** What an attack needs of the server, of the attackers, or of the normal clients, beyond the usual. */
 const SPECIAL = {
   "handshake-flood": LIMITED,
-  "half-open-tls": { tls: true },
+  "half-open-tls": { tls: true, quiet: ALONE },
   "compression-bombs": { flags: ["--per-message-deflate", "1024"] },
   calm: SLOW,
   "slow-readers-websocket": SLOW,
@@ -72,6 +76,17 @@ async function attack(name, server, special) {
     return { done: 0, refused: 0 };
   }
   return attackers(name, server, ATTACK, special);
+}
+
+/** The same on a server that none of the normal clients uses. */
+async function elsewhere(name, special) {
+  const server = await startServer(BINARY, special);
+  try {
+    execFileSync("chrt", ["--all-tasks", "--idle", "--pid", "0", String(server.pid)]);
+    return await attack(name, server, special);
+  } finally {
+    await server.stop();
+  }
 }
 
 async function attackers(name, server, duration, special) {
@@ -210,9 +225,12 @@ async function measured({ name, title, unit }, { special, server, normal }, over
   const errors = [];
   let result;
   try {
-    const [before] = await normal.during(server, QUIET, () => sleep(QUIET));
+    const { quiet = QUIET } = special;
+    const [before] = await normal.during(server, quiet, () => sleep(quiet));
     const met = await server.met();
-    const [during, { done, refused }] = await normal.during(server, ATTACK, () => attack(name, server, special));
+    const [during, { done, refused }] = await normal.during(server, ATTACK, () =>
+      aside ? elsewhere(name, special) : attack(name, server, special),
+    );
     during.met = await server.met(met);
     // as late as an attack may look back
     if (name === CALM.name) await sleep(BACK);
@@ -220,7 +238,7 @@ async function measured({ name, title, unit }, { special, server, normal }, over
     const back = await untilBack(server, before, normal.clients);
     const after = { ...back, ...(await normal.take()) };
     const { [GIVEN_UP]: givenUp } = await server.metrics(GIVEN_UP);
-    if (name.startsWith("slow-readers") && givenUp < done) {
+    if (!aside && name.startsWith("slow-readers") && givenUp < done) {
       errors.push(`only ${givenUp} of ${done} slow readers were given up`);
     }
     result = { name, title, unit, kind: kindOf(special), done, refused, givenUp, before, during, after };
@@ -261,12 +279,11 @@ const lines = table(results, ATTACK);
 const minutes = (performance.now() - begin) / 60_000;
 const machine = `${cpus().length} cores (${cpus()[0].model}), load ${loadavg()[0].toFixed(1)} at the end`;
 const quiet = quiets(results);
-const p99 = ([kind, seen]) => `${kind}: ${seen.p99.toFixed(1)} ms (over WebTransport ${seen.webtransport.p99.toFixed(1)})`;
-const calm = `p99 of all quiet seconds: ${Object.entries(quiet).map(p99).join("; ")}.`;
+const calm = told(quiet);
 /** Single times are too many to keep. */
 const shown = (key, value) => (key === "times" ? undefined : value);
 console.log(`\n${lines}\n\n${calm}\n${minutes.toFixed(1)} minutes on ${machine}`);
-if (process.env.UPDATE_DOCS && wanted.length === 0 && !quick) {
+if (process.env.UPDATE_DOCS && wanted.length === 0 && !quick && !aside) {
   const docs = new URL("../../docs/siege.md", import.meta.url);
   const when = `Measured ${new Date().toISOString().slice(0, 10)} on ${machine}, in ${minutes.toFixed(0)} minutes. ${calm}`;
   const text = await readFile(docs, "utf8");

@@ -8,7 +8,7 @@ use anyhow::Result;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder};
 use rand::Rng as _;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::client::{
@@ -231,6 +231,13 @@ async fn stream_packets(field: &Field) -> Result<()> {
     let session = webtransport(field, None).await?;
     let (mut send, mut recv) = (session.send, session.recv);
     send.write_all(&[short("0"), short("40")].concat()).await?;
+    let mut answers = Vec::new();
+    // who talks before he is let in is put out
+    while !answers.windows(3).any(|three| three == b"40{") {
+        if answers.len() > 4096 || recv.read_buf(&mut answers).await? == 0 {
+            anyhow::bail!("not let in");
+        }
+    }
     let batch = short("42[\"cursor\",[1,2,\"red\"]]").repeat(BATCH as usize);
     let reading = read_away(&mut recv);
     let writing = async {

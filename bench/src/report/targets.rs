@@ -38,6 +38,7 @@ const fn absolute(
 }
 
 const OWN: &str = "Quicket";
+const FLOOR_TWO: &str = "floor, two threads";
 const OXIDE: &str = "socketioxide";
 const NODE: &str = "Node socket.io";
 const PLAIN: &str = "plain wtransport";
@@ -51,6 +52,7 @@ const TARGETS: &[Target] = &[
         ..ratio("recovery on, WebSocket fan-out, CPU", "ws-fanout-20", "cpu", OWN, 1.1)
     },
     ratio("small rooms, CPU for each delivery", "ws-rooms", "cpu", OXIDE, 0.6),
+    ratio("the same, and its floor on as many cores", "ws-rooms", "cpu", FLOOR_TWO, 1.2),
     ratio("WebSocket handshake, CPU", "ws-storm", "cpu", OXIDE, 0.7),
     absolute("WebSocket, idle memory of a connection", "ws-idle", "memory", 8.0, "KiB"),
     ratio("WebTransport fan-out, CPU", "wt-fanout-20", "cpu", PLAIN, 0.67),

@@ -17,7 +17,7 @@ const EVERY: f64 = 2.0;
 
 pub(crate) fn workloads(lab: &Lab) -> Vec<Workload> {
     let clients = lab.mode.pick(2_000, 10_000);
-    let peers = vec![Peer::Quicket, Peer::Floor, Peer::Socketioxide, Peer::Node];
+    let peers = vec![Peer::Quicket, Peer::Floor, Peer::FloorTwo, Peer::Socketioxide, Peer::Node];
     let rooms = Workload {
         id: "ws-rooms",
         title: format!("Small rooms: {clients} WebSocket clients in rooms of {ROOM_SIZE}"),

@@ -18,7 +18,7 @@ export function summary(samples) {
 export class Traffic {
   #sockets = [];
   #timers = [];
-  #samples = [];
+  #samples = { websocket: [], polling: [] };
   #ended = false;
   errors = [];
   /** Strokes drawn, and how many of the others have seen one. */
@@ -44,7 +44,7 @@ export class Traffic {
       socket.on("draw", () => this.seen++);
       // spread over the pace, so that they do not ask in step
       await new Promise((resolve) => setTimeout(resolve, PACE / (WEBSOCKETS + POLLERS)));
-      this.#timers.push(setInterval(() => this.#ask(socket), PACE));
+      this.#timers.push(setInterval(() => this.#ask(socket, transports[0]), PACE));
     }
     for (let stroke = 0; stroke < strokes; stroke++) await this.#draw(stroke, points);
     let stroke = strokes;
@@ -78,19 +78,19 @@ export class Traffic {
     if (!this.#ended) this.errors.push(what);
   }
 
-  #ask(socket) {
+  #ask(socket, transport) {
     const begin = performance.now();
     socket.timeout(PATIENCE).emit("rtt", (error) => {
       if (error) this.#failed(`rtt: ${error.message}`);
-      else this.#samples.push(performance.now() - begin);
+      else this.#samples[transport].push(performance.now() - begin);
     });
   }
 
-  /** Round trips since the last call: how many, and their median and 99th percentile in milliseconds. */
+  /** Round trips since the last call, over each transport: how many, their median and 99th percentile in milliseconds. */
   take() {
-    const samples = this.#samples;
-    this.#samples = [];
-    return summary(samples);
+    const { websocket, polling } = this.#samples;
+    this.#samples = { websocket: [], polling: [] };
+    return { websocket: summary(websocket), polling: summary(polling) };
   }
 
   stop() {
