@@ -146,7 +146,8 @@ impl Lab {
                 }
                 // a load generator is no hostile peer: the others have no rates, and no bounds, either
                 let fixed = "--port 0 --listen-address 127.0.0.1 --log-filter warn --max-payload 4M \
-                    --inbox-bytes 8M --outbox-bytes 64M --packet-rate off --byte-rate off";
+                    --inbox-bytes 8M --outbox-bytes 64M --packet-rate off --byte-rate off \
+                    --handshake-rate off";
                 args.extend(fixed.split_whitespace().map(str::to_owned));
                 if self.recovery || peer == Peer::Recovering {
                     args.extend(["--recovery-window".to_owned(), "2m".to_owned()]);

@@ -188,8 +188,6 @@ pub(super) async fn run(core: Arc<Core>, Served { listener, tls, app, full }: Se
                 })));
             }
         }
-        // newcomers take turns with sessions: a burst of them does not stand before those in one piece
-        tokio::task::yield_now().await;
     }
     drop((listener, alive));
     let _ = tokio::time::timeout(LAST_ANSWERS, all_gone.recv()).await;
