@@ -509,3 +509,24 @@ async fn the_head_of_a_request_is_limited() {
     client.echoes("others go on").await;
     server.end().await;
 }
+
+/// A burst is not taken in one piece, with everybody else behind it: after a few newcomers all others have their turn.
+#[tokio::test]
+async fn newcomers_take_turns_with_everybody_else() {
+    // so that each newcomer but the first counts
+    let server =
+        limited(LimitsConfig { max_connections: Some(1), ..LimitsConfig::default() }).await;
+    let burst = || std::net::TcpStream::connect(server.address).unwrap();
+    // the thread is the server's as well, so that it meets all of them at once
+    let newcomers: Vec<_> = (0..40).map(|_| burst()).collect();
+    let (mut before, mut most) = (hit(&server, "connections"), 0);
+    while before < newcomers.len() as u64 - 1 {
+        tokio::task::yield_now().await;
+        let now = hit(&server, "connections");
+        most = most.max(now - before);
+        before = now;
+    }
+    assert!(most <= 8, "{most} were let in between two turns of this task");
+    drop(newcomers);
+    server.end().await;
+}
