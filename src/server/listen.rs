@@ -134,9 +134,9 @@ pub(super) struct Served {
     pub(super) full: Option<Router>,
 }
 
-/// Newcomers taken in one piece. Before the next ones everybody else has a turn, or sessions would wait behind a whole burst:
-/// each of these is a tenth of a millisecond of work. A yield after each of them costs half as much again as what
-/// becomes a session by WebSocket, and next to nothing beside a handshake of TLS.
+/// Newcomers taken in one piece. Before the next ones everybody else has a turn, or sessions would wait behind a whole
+/// burst: each of these is a tenth of a millisecond of work. A yield after each of them costs half as much again as
+/// what becomes a session by WebSocket, and next to nothing beside a handshake of TLS.
 const NEWCOMERS: u32 = 8;
 
 /// Serves until the server is closed, and then until what is under way has been answered, for a moment.
