@@ -90,11 +90,14 @@ async function elsewhere(name, special) {
 }
 
 async function attackers(name, server, duration, special) {
-  // The lowest priority: in the field attackers bring processors of their own. Others that wake up wait for one with
-  // `nice 19` to the end of its slice, and for this one not at all.
+  // In the field attackers bring processors of their own. Here they have one that they share, of the lowest priority:
+  // others that wake up wait for one with `nice 19` to the end of its slice, and for this one until it leaves the kernel,
+  // which on the other processor nobody has to.
   const { addresses = 1 } = special;
   const args = ["--server", `127.0.0.1:${server.port}`, "--seconds", String(duration), "--addresses", String(addresses)];
-  const child = spawn("chrt", ["--idle", "0", ATTACKER, name, ...args], { stdio: ["ignore", "pipe", "inherit"] });
+  const theirs = ["chrt", "--idle", "0", "taskset", "--cpu-list", String(cpus().length - 1), ATTACKER, name];
+  const [command, ...rest] = [...theirs, ...args];
+  const child = spawn(command, rest, { stdio: ["ignore", "pipe", "inherit"] });
   let output = "";
   child.stdout.on("data", (data) => (output += data));
   const late = setTimeout(() => child.kill("SIGKILL"), (duration + PATIENCE) * 1000);
