@@ -6,8 +6,10 @@ use quicket::{AckError, Answers, ServerAck};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::nodes::{Nodes, joined};
+use crate::nodes::{Nodes, at, joined};
 use crate::redis::{Redis, Reply};
+use crate::servers::Proxy;
+use crate::support::socketio::TestServer;
 use crate::support::within;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,17 +189,69 @@ async fn a_node_that_stops_says_goodbye() {
     assert!(nodes.here().server.of("/").fetch_sockets().await.complete);
 }
 
+/// Namespaces that come and go.
+fn with_rooms(server: &quicket::Server) {
+    server.of_dynamic(|name, _| async move { name.starts_with("/room-") });
+}
+
+/// The node hears of a question after it has left, and before Redis knows that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_has_ended_answers_for_nobody_while_its_node_is_still_counted() {
+    const LATE: Duration = Duration::from_secs(1);
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(redis.port).await;
+    let node = TestServer::start(at(proxy.url()), with_rooms).await;
+    let mut client = node.client(quicket::TransportKind::WebSocket).await;
+    client.join("/room-1").await;
+    subscribers(&redis, "socket.io#/room-1#", 1).await;
+    let mut asker = redis.connect().await;
+    asker.call(&["SUBSCRIBE", "socket.io#/room-1#asker#"]).await;
+    proxy.hold(LATE);
+    client.send("41/room-1,").await;
+    client.join("/room-2").await;
+    let question = json!({
+        "type": 7,
+        "data": { "requestId": "r", "opts": { "rooms": [], "except": [], "flags": {} } },
+        "uid": "asker",
+        "nsp": "/room-1",
+    });
+    let question = rmp_serde::to_vec_named(&question).unwrap();
+    let mut publisher = redis.connect().await;
+    let received = publisher.call_bytes(&[b"PUBLISH", b"socket.io#/room-1#", &question]).await;
+    assert_eq!(received, Reply::Integer(1), "the node is still counted");
+    let Reply::List(message) = asker.next().await else { panic!() };
+    let Reply::Bytes(answer) = &message[2] else { panic!() };
+    let answer: Value = rmp_serde::from_slice(answer).unwrap();
+    assert_eq!(answer["data"], json!({ "requestId": "r", "sockets": [] }));
+}
+
+/// The node is counted, and then it leaves before the question is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_leaves_between_the_count_and_the_question_is_not_missing() {
+    const SLOW: Duration = Duration::from_millis(500);
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(redis.port).await;
+    let node = TestServer::start(at(proxy.url()), |_| {}).await;
+    let mut leaving = mute_node(&redis).await;
+    let mut monitor = redis.connect().await;
+    monitor.call(&["MONITOR"]).await;
+    proxy.delay(SLOW);
+    let patient = node.server.of("/").timeout(Duration::from_secs(600));
+    let asking = tokio::spawn(async move { patient.fetch_sockets().await });
+    let is_count = |reply: &Reply| {
+        let Reply::Bytes(line) = reply else { return false };
+        String::from_utf8_lossy(line).to_uppercase().contains("NUMSUB")
+    };
+    while !is_count(&monitor.next().await) {}
+    leaving.call(&["UNSUBSCRIBE"]).await;
+    let fetched = within("the answer", asking).await.unwrap();
+    assert!(fetched.complete);
+}
+
 /// A namespace that is gone answers for nobody, and does not keep others waiting.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dynamic_namespace_that_has_ended_keeps_nobody_waiting() {
-    let nodes = Nodes::with(
-        Redis::start().await,
-        |_| {},
-        |server| {
-            server.of_dynamic(|name, _| async move { name.starts_with("/room-") });
-        },
-    )
-    .await;
+    let nodes = Nodes::with(Redis::start().await, |_| {}, with_rooms).await;
     let mut here = nodes.here().client(quicket::TransportKind::WebSocket).await;
     here.join("/room-1").await;
     let mut there = nodes.there().client(quicket::TransportKind::WebSocket).await;

@@ -42,7 +42,7 @@ pub(super) async fn post(
             }
             Post::Count(space, counted) => {
                 // who asked may have given up
-                let _ = counted.send(link.subscribers(&space.channels.public).await?);
+                let _ = counted.send(link.subscribers(&space.channels.public).await?.all());
             }
             Post::Subscribe(space) => subscribe(&link, &space).await?,
             Post::Unsubscribe(space) => unsubscribe(&strong, &link, &space).await?,
@@ -55,11 +55,14 @@ pub(super) async fn post(
 async fn begin_request(shared: &Arc<Shared>, link: &SharedLink, mut ask: Ask) -> Result<(), Error> {
     let (space, id) = (ask.space.clone(), ask.id.clone());
     let channel = &space.channels.public;
-    let others = link.subscribers(channel).await?.saturating_sub(1);
+    let counted = link.subscribers(channel).await?;
+    let others = counted.all().saturating_sub(1);
     // with no other node, dropping `replies` says that nobody will answer
     let Some(replies) = ask.replies.take().filter(|_| others > 0) else { return Ok(()) };
     shared.requests.begin(id.clone(), replies, others, ask.counts_acks);
-    link.publish(channel, std::mem::take(&mut ask.payload)).await?;
+    let received = link.publish(channel, std::mem::take(&mut ask.payload)).await?;
+    // who left since they were counted is not waited for, who came is
+    shared.requests.reached(&id, (received + counted.elsewhere).saturating_sub(1));
     tokio::spawn(census(Arc::downgrade(shared), link.clone(), space, id));
     Ok(())
 }
@@ -74,14 +77,14 @@ async fn census(shared: Weak<Shared>, link: SharedLink, space: Arc<Space>, id: S
         let Ok(count) = link.subscribers(channel).await else { return };
         let is_gone = async |uid: &str| {
             let node = wire::channels(&shared.config.channel_prefix, &space.nsp, uid);
-            matches!(link.subscribers(&node.private).await, Ok(0))
+            link.subscribers(&node.private).await.is_ok_and(|left| left.all() == 0)
         };
         for uid in shared.requests.debtors(&id) {
             if is_gone(&uid).await {
                 shared.requests.forget(&id, &uid);
             }
         }
-        let mut silent = count.saturating_sub(1);
+        let mut silent = count.all().saturating_sub(1);
         // who has answered and is still there is none of those that are waited for
         for uid in shared.requests.answered_of_fewer(&id, silent) {
             silent = silent.saturating_sub(usize::from(!is_gone(&uid).await));
@@ -112,11 +115,15 @@ pub(super) async fn listen(
             }
         };
         let Some(strong) = shared.upgrade() else { return Ok(()) };
-        let Some(space) = space_of(&strong, &message.channel) else { continue };
+        let known = space_of(&strong, &message.channel);
+        let has_left = known.is_none();
+        let Some(space) = known.or_else(|| left(&strong, &message.channel)) else { continue };
         let Some(payload) = message.value.into_bytes() else { continue };
         match Envelope::parse(&payload, &space.uid, strong.codec) {
             Ok(Some(envelope)) if envelope.nsp == space.nsp => {
-                handle(&strong, &link, &space, envelope);
+                if !has_left || is_question_of_another(&envelope, &strong.node) {
+                    handle(&strong, &link, &space, envelope);
+                }
             }
             Ok(_) => {} // our own, or not for this namespace
             Err(error) => {
@@ -132,6 +139,18 @@ fn space_of(shared: &Shared, channel: &str) -> Option<Arc<Space>> {
     let mine =
         |space: &&Arc<Space>| space.channels.public == channel || space.channels.private == channel;
     spaces.values().find(mine).cloned()
+}
+
+/// A namespace that is gone here, on whose channel something came all the same: before Redis heard that we left, or
+/// before whoever asks did. Nobody is in it.
+fn left(shared: &Shared, channel: &str) -> Option<Arc<Space>> {
+    let nsp = channel.strip_prefix(shared.config.channel_prefix.as_str())?;
+    let nsp = nsp.strip_prefix('#')?.strip_suffix('#')?;
+    Some(Arc::new(shared.new_space(&nsp.to_owned().into())))
+}
+
+fn is_question_of_another(envelope: &Envelope, node: &str) -> bool {
+    matches!(envelope.kind, Kind::Request { .. }) && !envelope.uid.starts_with(node)
 }
 
 fn handle(shared: &Arc<Shared>, link: &SharedLink, space: &Arc<Space>, envelope: Envelope) {

@@ -148,21 +148,23 @@ impl Commands {
 
     // --- channels
 
-    pub(super) async fn publish(&self, channel: &str, payload: Bytes) -> Result<(), Error> {
+    /// Gives how many have received it here.
+    pub(super) async fn publish(&self, channel: &str, payload: Bytes) -> Result<usize, Error> {
         match self {
             Self::Redis(client) => client.publish(channel, payload).await,
             #[cfg(test)]
             Self::Simulated(port) => {
-                port.ask(Command::Publish(channel.to_owned(), payload)).await.map(drop)
+                port.ask(Command::Publish(channel.to_owned(), payload)).await?.convert()
             }
         }
     }
 
-    pub(super) async fn spublish(&self, channel: &str, payload: Bytes) -> Result<(), Error> {
+    /// As [`Commands::publish`].
+    pub(super) async fn spublish(&self, channel: &str, payload: Bytes) -> Result<usize, Error> {
         match self {
             Self::Redis(client) => client.spublish(channel, payload).await,
             #[cfg(test)]
-            Self::Simulated(port) => port.ask(Command::Unknown).await.map(drop),
+            Self::Simulated(port) => port.ask(Command::Unknown).await?.convert(),
         }
     }
 

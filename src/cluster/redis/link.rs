@@ -112,7 +112,12 @@ async fn listen_to(config: ClientConfig) -> Result<Connection<Channels>, Error> 
         let (port, task) = dial.await?;
         return Ok(connection(Channels::Simulated(port), task));
     }
-    open(builder(config).build_subscriber_client()?, Channels::Redis).await
+    let mut builder = builder(config);
+    // `fred` makes room for so many in nine channels at once (2 MiB each), so only here
+    builder.with_performance_config(|config| {
+        config.broadcast_channel_capacity = CHANNEL_CAPACITY;
+    });
+    open(builder.build_subscriber_client()?, Channels::Redis).await
 }
 
 /// `task` ends with the connection.
@@ -132,9 +137,6 @@ fn builder(config: ClientConfig) -> Builder {
         // A command whose connection broke is not sent again behind our back: that could store it twice.
         config.max_command_attempts = 1;
         config.tcp.nodelay = Some(true);
-    });
-    builder.with_performance_config(|config| {
-        config.broadcast_channel_capacity = CHANNEL_CAPACITY;
     });
     builder
 }
@@ -254,7 +256,8 @@ impl Link {
         self.others.values().for_each(|other| other.task.abort());
     }
 
-    pub(super) async fn publish(&self, channel: &str, payload: Vec<u8>) -> Result<(), Error> {
+    /// Gives how many have received it at the server that published it.
+    pub(super) async fn publish(&self, channel: &str, payload: Vec<u8>) -> Result<usize, Error> {
         let payload = Bytes::from(payload);
         if self.sharded {
             let writer = self.writer(channel)?;
@@ -266,22 +269,27 @@ impl Link {
     }
 
     /// How many have subscribed to it, on all servers of the cluster (`PUBSUB NUMSUB` is about one).
-    pub(super) async fn subscribers(&self, channel: &str) -> Result<usize, Error> {
-        type Counts = HashMap<String, usize>;
+    pub(super) async fn subscribers(&self, channel: &str) -> Result<Subscribers, Error> {
         if self.sharded {
             let owner = self.writer(channel)?;
             let counts = owner.ask(owner.shardnumsub(channel)).await?;
-            return Ok(counts.values().sum());
+            return Ok(Subscribers { here: counts.values().sum(), elsewhere: 0 });
         }
-        let count = |connection: &Connection| {
-            let client = (**connection).clone();
-            async move { client.numsub(channel).await }
+        let count = |server: &Server, connection: &Connection| {
+            let (client, is_here) = ((**connection).clone(), *server == self.home);
+            async move {
+                let counts = client.numsub(channel).await?;
+                Ok::<_, Error>((is_here, counts.values().sum::<usize>()))
+            }
         };
-        let needed = self.writers.values().map(|writer| writer.ask(count(writer)));
-        let others = self.others.values().map(|other| other.ask(count(other)));
+        let needed = self.writers.iter().map(|(server, writer)| writer.ask(count(server, writer)));
+        let others = self.others.iter().map(|(server, other)| other.ask(count(server, other)));
         let (needed, others) = tokio::join!(try_join_all(needed), join_all(others));
-        let sum = |counts: Counts| counts.values().sum::<usize>();
-        Ok(needed?.into_iter().chain(others.into_iter().flatten()).map(sum).sum())
+        let mut all = Subscribers::default();
+        for (is_here, count) in needed?.into_iter().chain(others.into_iter().flatten()) {
+            *(if is_here { &mut all.here } else { &mut all.elsewhere }) += count;
+        }
+        Ok(all)
     }
 
     pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Error> {
@@ -314,6 +322,21 @@ impl Link {
 
     fn subscriber(&self, server: &Server) -> Result<&Connection<Channels>, Error> {
         self.subscribers.get(server).ok_or_else(no_server)
+    }
+}
+
+/// Who has subscribed to a channel.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Subscribers {
+    /// At the server that [`Link::publish`] goes to.
+    pub(super) here: usize,
+    /// At the other servers of a cluster.
+    pub(super) elsewhere: usize,
+}
+
+impl Subscribers {
+    pub(super) fn all(self) -> usize {
+        self.here + self.elsewhere
     }
 }
 

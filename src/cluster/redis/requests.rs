@@ -56,6 +56,18 @@ impl Requests {
         }
     }
 
+    /// So many nodes have received the request, some more or fewer than were counted before it was sent. (Some may
+    /// have answered already.)
+    pub(super) fn reached(&self, id: &str, nodes: usize) {
+        let mut requests = self.0.lock();
+        let Some(waiting) = requests.get_mut(id) else { return };
+        waiting.asked = nodes;
+        waiting.nodes = nodes.saturating_sub(waiting.answered.len());
+        if waiting.is_done() {
+            requests.remove(id);
+        }
+    }
+
     /// An answer came; one that nobody waits for is ignored. When it is the last, the channel ends.
     pub(super) fn answer(&self, id: &str, uid: &str, reply: Reply) {
         let mut requests = self.0.lock();
@@ -213,6 +225,33 @@ mod tests {
         assert!(!requests.limit("r", 0));
         assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
         assert!(matches!(receiver.try_recv(), Ok(Reply::Missing(1))));
+        assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn a_node_that_left_before_the_request_was_sent_is_not_missing() {
+        let requests = Requests::default();
+        let mut receiver = begin(&requests, 3, false);
+        requests.answer("r", "a", Reply::Sockets(Vec::new()));
+        requests.reached("r", 2);
+        assert!(requests.limit("r", 1), "one has not answered");
+        requests.answer("r", "b", Reply::Sockets(Vec::new()));
+        assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
+        assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
+        assert!(is_over(&mut receiver));
+        let mut receiver = begin(&requests, 1, false);
+        requests.reached("r", 0);
+        assert!(matches!(receiver.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
+    }
+
+    #[test]
+    fn a_node_that_came_before_the_request_was_sent_is_waited_for() {
+        let requests = Requests::default();
+        let mut receiver = begin(&requests, 1, false);
+        requests.reached("r", 2);
+        requests.answer("r", "a", Reply::Sockets(Vec::new()));
+        assert!(!is_over(&mut receiver));
+        requests.answer("r", "b", Reply::Sockets(Vec::new()));
         assert!(is_over(&mut receiver));
     }
 

@@ -270,7 +270,7 @@ impl session::Sessions for RedisLog {
         let channel = wire::channels(&shared.config.channel_prefix, &space.nsp, owner).private;
         async move {
             let link = shared.sessions.link().await.ok()?;
-            if link.subscribers(&channel).await.ok()? == 0 {
+            if link.subscribers(&channel).await.ok()?.all() == 0 {
                 return None; // it is gone
             }
             let (sender, receiver) = oneshot::channel();

@@ -261,13 +261,10 @@ impl Redis {
                 Ok(Value::Array(ids))
             }
             Command::Publish(channel, payload) => {
-                let all: Vec<_> = self.connections.lock().values().cloned().collect();
-                for connection in all {
-                    if connection.channels.lock().contains(&channel) {
-                        connection.push(&channel, &payload);
-                    }
-                }
-                Ok(Value::Integer(0))
+                let mut all: Vec<_> = self.connections.lock().values().cloned().collect();
+                all.retain(|connection| connection.channels.lock().contains(&channel));
+                all.iter().for_each(|connection| connection.push(&channel, &payload));
+                Ok(Value::Integer(all.len() as i64))
             }
             Command::NumSub(channel) => {
                 let all = self.connections.lock();
