@@ -189,6 +189,22 @@ async fn a_node_that_stops_says_goodbye() {
     assert!(nodes.here().server.of("/").fetch_sockets().await.complete);
 }
 
+/// Redis has a new namespace's subscription later than the question how many there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_counts_itself_from_the_first_moment() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(redis.port).await;
+    proxy.hold_subscriptions(Duration::from_millis(500));
+    let node = TestServer::start(at(proxy.url()), |_| {}).await;
+    assert_eq!(node.server.of("/").server_count().await, Some(1));
+    assert_eq!(node.server.of("/new").server_count().await, Some(1));
+    // it is not the other node that it takes for itself
+    let mut mute = redis.connect().await;
+    mute.call(&["SUBSCRIBE", "socket.io#/newer#"]).await;
+    let newer = node.server.of("/newer").timeout(Duration::from_millis(800));
+    assert!(!newer.fetch_sockets().await.complete);
+}
+
 /// Namespaces that come and go.
 fn with_rooms(server: &quicket::Server) {
     server.of_dynamic(|name, _| async move { name.starts_with("/room-") });

@@ -359,6 +359,8 @@ struct State {
     delay: AtomicU64,
     /// What clients say on connections before this one comes so much later, in milliseconds.
     held: (AtomicU64, AtomicU64),
+    /// What subscribes comes so much later, in milliseconds.
+    subscribes: AtomicU64,
     accepted: AtomicU64,
     /// The oldest of those that are open.
     open: watch::Sender<BTreeSet<u64>>,
@@ -375,6 +377,7 @@ impl Proxy {
         let state = Arc::new(State {
             delay: AtomicU64::new(0),
             held: (AtomicU64::new(0), AtomicU64::new(0)),
+            subscribes: AtomicU64::new(0),
             open: watch::Sender::new(BTreeSet::new()),
             accepted: AtomicU64::new(0),
             generation: watch::Sender::new(0),
@@ -408,6 +411,11 @@ impl Proxy {
     pub(crate) fn hold(&self, time: Duration) {
         self.state.held.1.store(time.as_millis() as u64, Ordering::Relaxed);
         self.state.held.0.store(self.accepted(), Ordering::Relaxed);
+    }
+
+    /// Who subscribes is late with that, and with what follows on the same connection.
+    pub(crate) fn hold_subscriptions(&self, time: Duration) {
+        self.state.subscribes.store(time.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Until those connections are closed and all that was on them has arrived.
@@ -448,6 +456,10 @@ async fn pass(client: TcpStream, port: u16, state: Arc<State>, number: u64) {
     state.open.send_modify(|open| _ = open.remove(&number));
 }
 
+fn is_subscription(command: &[u8]) -> bool {
+    command.windows(11).any(|word| word == b"\r\nSUBSCRIBE")
+}
+
 /// What is read is passed on after the delay, however much follows it. `held`: the connection's number.
 async fn one_way(
     mut from: OwnedReadHalf,
@@ -464,7 +476,12 @@ async fn one_way(
                 continue; // these bytes are gone
             }
             let is_held = held.is_some_and(|number| number < state.held.0.load(Ordering::Relaxed));
-            let delay = if is_held { &state.held.1 } else { &state.delay };
+            let subscribes = held.is_some() && is_subscription(&buffer[..count]);
+            let delay = match (is_held, subscribes) {
+                (true, _) => &state.held.1,
+                (_, true) => &state.subscribes,
+                _ => &state.delay,
+            };
             let delay = Duration::from_millis(delay.load(Ordering::Relaxed));
             let due = tokio::time::Instant::now() + delay;
             if sender.send((due, buffer[..count].to_vec())).await.is_err() {

@@ -28,13 +28,18 @@ async fn unsubscribe(shared: &Shared, link: &Link, space: &Space) -> Result<(), 
     link.unsubscribe(channels).await
 }
 
-/// Publishes requests and replies.
+/// Publishes requests and replies. Nobody is counted before this node is itself.
 pub(super) async fn post(
     shared: Weak<Shared>,
     mut posts: mpsc::Receiver<Post>,
     link: SharedLink,
 ) -> Result<(), Error> {
+    let mut is_counted = true;
     while let Some(post) = posts.recv().await {
+        if !is_counted && matches!(post, Post::Count(..) | Post::Ask(_)) {
+            link.subscribed().await?;
+            is_counted = true;
+        }
         let Some(strong) = shared.upgrade() else { return Ok(()) };
         match post {
             Post::Publish { channel, payload } => {
@@ -44,7 +49,10 @@ pub(super) async fn post(
                 // who asked may have given up
                 let _ = counted.send(link.subscribers(&space.channels.public).await?.all());
             }
-            Post::Subscribe(space) => subscribe(&link, &space).await?,
+            Post::Subscribe(space) => {
+                subscribe(&link, &space).await?;
+                is_counted = false;
+            }
             Post::Unsubscribe(space) => unsubscribe(&strong, &link, &space).await?,
             Post::Ask(ask) => begin_request(&strong, &link, ask).await?,
         }

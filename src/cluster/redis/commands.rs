@@ -196,6 +196,19 @@ impl Channels {
         }
     }
 
+    /// Waits until Redis has done what it was asked to before: `fred` does not wait for the answers to the two below.
+    pub(super) async fn settled(&self) -> Result<(), Error> {
+        match self {
+            Self::Redis(client) => match client.ping::<Value>(None).await {
+                // who may not ask is answered in turn, too
+                Err(error) if !error.details().starts_with("NOPERM") => Err(error),
+                _ => Ok(()),
+            },
+            #[cfg(test)]
+            Self::Simulated(_) => Ok(()),
+        }
+    }
+
     pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Error> {
         match self {
             Self::Redis(client) => client.subscribe(channels).await,

@@ -161,6 +161,7 @@ impl Epoch {
         for space in spaces {
             subscribe(&link, &space).await?;
         }
+        link.subscribed().await?;
         let link = Arc::new(link);
         shared.sessions.set_link(Some(link.clone()));
         shared.set_connected(true);

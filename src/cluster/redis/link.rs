@@ -292,6 +292,7 @@ impl Link {
         Ok(all)
     }
 
+    /// Redis need not have done it yet: see [`Link::subscribed`].
     pub(super) async fn subscribe(&self, channels: Vec<String>) -> Result<(), Error> {
         if !self.sharded {
             let subscriber = self.subscriber(&self.home)?;
@@ -302,6 +303,12 @@ impl Link {
             subscriber.ask(subscriber.ssubscribe(channel)).await?;
         }
         Ok(())
+    }
+
+    /// Waits until all that was subscribed to is counted.
+    pub(super) async fn subscribed(&self) -> Result<(), Error> {
+        let settled = self.subscribers.values().map(|one| one.ask(one.settled()));
+        try_join_all(settled).await.map(drop)
     }
 
     pub(super) async fn unsubscribe(&self, channels: Vec<String>) -> Result<(), Error> {
