@@ -363,7 +363,7 @@ async fn a_node_without_redis_does_not_spin() {
     let before = cpu();
     tokio::time::sleep(WATCHED).await;
     let used = cpu() - before;
-    // it is a thirtieth; a task that spins takes all of it, or what other processes leave of it
+    // it is a hundredth; a task that spins takes all of it, or what other processes leave of it
     assert!(used < WATCHED / 4, "{used:?} in {WATCHED:?}");
 }
 
