@@ -363,8 +363,7 @@ async fn a_node_without_redis_does_not_spin() {
     let before = cpu();
     tokio::time::sleep(WATCHED).await;
     let used = cpu() - before;
-    // it is a hundredth; a task that spins takes all of it, or what other processes leave of it
-    assert!(used < WATCHED / 4, "{used:?} in {WATCHED:?}");
+    assert!(used < WATCHED / 10, "{used:?} in {WATCHED:?}");
 }
 
 /// 50 ms, 100 ms, 200 ms and so on up to 2 s, each more or less: nine attempts take 5 s to 10 s.

@@ -278,6 +278,16 @@ async fn an_acl_user_with_what_the_docs_say_and_no_more() {
     assert!(unused(&[&redis], rules).await.is_empty());
 }
 
+/// Who may not ask is answered in turn, too, and that is all that it is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acl_user_without_ping() {
+    let redis = Redis::start().await;
+    grant(&redis, "quicket", &documented_rules("quicket")[0]).await;
+    redis.call(&["ACL", "SETUSER", "quicket", "-ping"]).await;
+    let nodes = one_cluster(at(format!("redis://quicket:password@127.0.0.1:{}", redis.port))).await;
+    assert_eq!(nodes.here().server.of("/new").server_count().await, Some(1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acl_user_of_a_cluster_with_sharded_pubsub() {
     let cluster = Cluster::start(None).await;

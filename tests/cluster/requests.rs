@@ -189,6 +189,19 @@ async fn a_node_that_stops_says_goodbye() {
     assert!(nodes.here().server.of("/").fetch_sockets().await.complete);
 }
 
+/// `PUBLISH` counts who listens to a pattern (somebody who looks what goes on); that is no node.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_listens_to_a_pattern_is_not_waited_for() {
+    let nodes = Nodes::two().await;
+    let (_client, socket) = joined(nodes.there()).await;
+    let mut watcher = nodes.redis.as_ref().unwrap().connect().await;
+    watcher.call(&["PSUBSCRIBE", "socket.io*"]).await;
+    let all = nodes.here().server.of("/").timeout(Duration::from_secs(600));
+    let fetched = within("the answer", all.fetch_sockets()).await;
+    assert!(fetched.complete);
+    assert_eq!(fetched.sockets[0].id(), socket.id());
+}
+
 /// Redis has a new namespace's subscription later than the question how many there are.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_counts_itself_from_the_first_moment() {

@@ -69,7 +69,7 @@ async fn begin_request(shared: &Arc<Shared>, link: &SharedLink, mut ask: Ask) ->
     let Some(replies) = ask.replies.take().filter(|_| others > 0) else { return Ok(()) };
     shared.requests.begin(id.clone(), replies, others, ask.counts_acks);
     let received = link.publish(channel, std::mem::take(&mut ask.payload)).await?;
-    // who left since they were counted is not waited for, who came is
+    // Who left since they were counted is not waited for. More may be listeners to a pattern, which are no nodes.
     shared.requests.reached(&id, (received + counted.elsewhere).saturating_sub(1));
     tokio::spawn(census(Arc::downgrade(shared), link.clone(), space, id));
     Ok(())

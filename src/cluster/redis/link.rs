@@ -113,7 +113,7 @@ async fn listen_to(config: ClientConfig) -> Result<Connection<Channels>, Error> 
         return Ok(connection(Channels::Simulated(port), task));
     }
     let mut builder = builder(config);
-    // `fred` makes room for so many in nine channels at once (2 MiB each), so only here
+    // `fred` makes room for so many in nine channels at once (12 MiB), so only here
     builder.with_performance_config(|config| {
         config.broadcast_channel_capacity = CHANNEL_CAPACITY;
     });
@@ -256,7 +256,7 @@ impl Link {
         self.others.values().for_each(|other| other.task.abort());
     }
 
-    /// Gives how many have received it at the server that published it.
+    /// Gives how many have received it at the server that published it, listeners to patterns among them.
     pub(super) async fn publish(&self, channel: &str, payload: Vec<u8>) -> Result<usize, Error> {
         let payload = Bytes::from(payload);
         if self.sharded {
