@@ -46,6 +46,7 @@ frontend/node_modules/.installed: frontend/package.json frontend/package-lock.js
 
 frontend/dist/index.html: frontend/node_modules/.installed $(FRONTEND_SOURCES)
 	cd frontend && $(NPM) run check && $(NPM) run build
+	@touch src/app/page.rs # cargo does not hear of files that were not there when it built last
 	@touch $@
 
 # --- tests

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use quicket::config::{Command, Config, LogFormat};
 use quicket::{ServeError, Server};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// BSD's `EX_USAGE`: the caller's mistake, not worth a restart.
@@ -72,27 +72,31 @@ async fn run(config: Config) -> Result<usize, ServeError> {
     let redis = config.redis.clone();
     let server = Server::builder().config(config).routes(routes).build().await?;
     let whiteboard = app::whiteboard::install(&server, &redis)?;
+    // before anybody can know that it is up: what comes right behind the first answer ends it in order, too
+    let signals = signals();
     let address = server.bind().await?;
     let scheme = if secure { "https" } else { "http" };
     tracing::info!("the whiteboard is at {scheme}://localhost:{}", address.port());
     if webtransport {
         tracing::info!("WebTransport is on UDP {}", address.port());
     }
-    tokio::spawn(wait_for_signals(server.clone()));
+    match signals {
+        Ok(signals) => drop(tokio::spawn(wait_for_signals(signals, server.clone()))),
+        Err(error) => tracing::error!(%error, "cannot listen for signals"),
+    }
     let left = server.serve().await?;
     whiteboard.finish().await;
     tracing::info!("stopped");
     Ok(left)
 }
 
+/// SIGTERM and SIGINT: from now on neither ends the process by itself.
+fn signals() -> std::io::Result<[Signal; 2]> {
+    Ok([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?])
+}
+
 /// The first SIGTERM or SIGINT ends in order, the second at once.
-async fn wait_for_signals(server: Server) {
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("cannot listen for signals");
-        return;
-    };
+async fn wait_for_signals([mut term, mut int]: [Signal; 2], server: Server) {
     let mut asked = false;
     loop {
         let name = tokio::select! {

@@ -112,7 +112,8 @@ async fn hundreds_of_sessions_leave_nothing_behind(kind: TransportKind) {
         for n in 0..SESSIONS {
             let mut client = server.connect(kind).await;
             if n % 3 == 0 {
-                client.echoes("x").await;
+                client.send("4x").await;
+                assert_eq!(client.recv_behind_pings().await.0, "4x".into());
             }
             clients.push(client);
         }

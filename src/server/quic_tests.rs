@@ -307,7 +307,7 @@ fn connect_request() -> Vec<u8> {
 
 #[tokio::test]
 async fn peers_that_stop_half_way_are_gone_after_the_deadline() {
-    let echo = Echo::start(SHORT);
+    let echo = Echo::start(Duration::from_secs(2)); // in which each has to say what it says
     let silent = Bare::connect(&echo).await;
     let settings_only = Bare::connect(&echo).await;
     let _control = settings_only.uni(CONTROL).await;

@@ -17,14 +17,13 @@ whiteboardIn("chromium", ({ open, server }) => {
     await finger.end();
     await untilInked(desk, [0, -60], "black");
     const [left, right] = await places(phone, [[-60, 60], [60, 60]]);
-    const one = await phone.touchscreen.touchStart(...left);
-    const two = await phone.touchscreen.touchStart(...right);
-    for (let step = 1; step <= 5; step += 1) {
-      await one.move(left[0], left[1] + 10 * step);
-      await two.move(right[0], right[1] + 10 * step);
-    }
-    await one.end();
-    await two.end();
+    // Of one time: a finger that comes 400 ms after the other draws.
+    const session = await phone.createCDPSession();
+    const touch = (type, touchPoints) => session.send("Input.dispatchTouchEvent", { type, touchPoints });
+    const both = (down) => [left, right].map(([x, y], id) => ({ x, y: y + down, id }));
+    await touch("touchStart", both(0));
+    for (let step = 1; step <= 5; step += 1) await touch("touchMove", both(10 * step));
+    await touch("touchEnd", []);
     // The drawing went down by 50, and nothing was drawn.
     await untilInked(phone, [0, -10], "black");
     assert.equal(await phone.evaluate(() => document.getElementById("undo").disabled), false);

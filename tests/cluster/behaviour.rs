@@ -8,6 +8,7 @@ use quicket::{AckError, Answers, Event, Socket};
 use serde_json::{Value, json};
 
 use crate::nodes::{Nodes, expect, joined, on_one_and_two_nodes};
+use crate::requests::subscribers;
 use crate::support::socketio::Client;
 use crate::support::within;
 
@@ -91,11 +92,7 @@ async fn sockets_are_fetched_with_what_is_known_of_them(nodes: Nodes) {
     let mut two = nodes.there().client(quicket::TransportKind::WebSocket).await;
     two.send(r#"40{"token":"t","deep":{"n":[1,null]}}"#).await;
     let id = two.joined("/").await;
-    crate::support::eventually("the socket", || {
-        nodes.there().server.of("/").local_socket(&id).is_some()
-    })
-    .await;
-    let b = nodes.there().server.of("/").local_socket(&id).unwrap();
+    let b = nodes.there().socket("/", &id).await;
     b.join("guests");
     b.set_data(json!({ "name": "b", "n": 1.5, "list": [true, null] })).unwrap();
     let all = nodes.here().server.of("/");
@@ -174,7 +171,7 @@ async fn a_broadcast_says_who_did_not_answer(nodes: Nodes) {
     let (_two, _b) = joined(nodes.there()).await;
     let all = nodes.here().server.of("/");
     let asking = tokio::spawn(async move {
-        all.timeout(Duration::from_millis(300)).emit_with_ack::<_, u8>("who", &()).await
+        all.timeout(Duration::from_millis(1_500)).emit_with_ack::<_, u8>("who", &()).await
     });
     answer(&mut one, "[1]").await;
     let answers: Answers<u8> = within("the answers", asking).await.unwrap();
@@ -254,6 +251,10 @@ async fn namespaces_are_apart(nodes: Nodes) {
     nodes.here().server.of("/").emit("main", &()).await.unwrap();
     other.expect(r#"42/other,["other"]"#).await;
     main.expect(r#"42["main"]"#).await;
+    if let Some(redis) = &nodes.redis {
+        // a node is asked from when Redis has its subscription
+        subscribers(redis, "socket.io#/other#", 2).await;
+    }
     assert_eq!(nodes.here().server.of("/other").fetch_sockets().await.sockets.len(), 1);
 }
 

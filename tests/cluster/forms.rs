@@ -56,6 +56,16 @@ async fn act_as_one(nodes: &Nodes) {
     ids.sort();
     expected.sort();
     assert_eq!(ids, expected);
+    for name in ["/", "/chat", "/notifications"] {
+        // a node is asked from when Redis has its subscription
+        let namespace = nodes.here().server.of(name);
+        within(name, async {
+            while namespace.server_count().await != Some(2) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
     for node in [nodes.here(), nodes.there()] {
         for name in ["/", "/chat", "/notifications"] {
             let asked = node.server.of(name).server_side_emit_with_ack("double", &21).await;
@@ -123,9 +133,13 @@ async fn refusal(config: Config) -> String {
 // --- TLS
 
 async fn tls_redis(authority: &Authority, name: &str, asks_clients: &str) -> (Redis, String) {
-    let (flags, port) = authority.flags(name, asks_clients);
-    let redis = Redis::start_as(Setup { flags, ..Setup::default() }).await;
-    (redis, format!("rediss://127.0.0.1:{port}"))
+    let setup = || {
+        let (flags, port) = authority.flags(name, asks_clients);
+        Setup { flags, tls_port: Some(port), ..Setup::default() }
+    };
+    let redis = Redis::start_as(setup).await;
+    let url = format!("rediss://127.0.0.1:{}", redis.public_port());
+    (redis, url)
 }
 
 fn trusting(url: &str, ca: &Path) -> Config {
@@ -210,7 +224,7 @@ async fn cluster_over_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_in_the_url_or_in_the_environment() {
     let setup = Setup { password: Some("p@ss:w"), ..Setup::flags(&["--requirepass", "p@ss:w"]) };
-    let redis = Redis::start_as(setup).await;
+    let redis = Redis::start_as(|| setup.clone()).await;
     let url = |password: &str| format!("redis://:{password}@127.0.0.1:{}", redis.port);
     one_cluster(at(url("p%40ss%3Aw"))).await;
     let url_without = redis.url();
@@ -361,7 +375,7 @@ async fn an_acl_user_with_recovery() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn valkey_is_as_good_as_redis() {
-    let valkey = Redis::start_as(valkey()).await;
+    let valkey = Redis::start_as(valkey).await;
     one_cluster(at(valkey.url())).await;
     let Reply::Bytes(info) = valkey.call(&["INFO", "server"]).await else { panic!() };
     assert!(String::from_utf8(info).unwrap().contains("server_name:valkey"));
@@ -370,7 +384,7 @@ async fn valkey_is_as_good_as_redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sharded_pubsub_on_a_single_server() {
     for setup in [Setup::default(), valkey()] {
-        let redis = Redis::start_as(setup).await;
+        let redis = Redis::start_as(|| setup.clone()).await;
         let mut config = at(redis.url());
         config.redis.sharded_pubsub = true;
         one_cluster(config).await;

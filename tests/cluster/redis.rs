@@ -1,6 +1,6 @@
 //! A Redis of one test's own: started on a free port, and treated as badly as the test likes.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::support::within;
+use crate::support::{free_port, within};
 
 /// How one is started.
 #[derive(Clone)]
@@ -54,20 +54,6 @@ pub(crate) struct Redis {
     child: Child,
 }
 
-/// Below those that the system gives to connections: a port must be free again after a restart.
-pub(crate) fn free_port() -> u16 {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
-    let end: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
-    loop {
-        // the hasher's keys are random
-        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0_u8);
-        let port = 10_000 + (random % u64::from(end - 10_000)) as u16;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// A directory of a test's own.
 pub(crate) fn directory() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -81,28 +67,28 @@ pub(crate) fn directory() -> PathBuf {
 impl Redis {
     /// Without persistence.
     pub(crate) async fn start() -> Self {
-        Self::start_as(Setup::default()).await
+        Self::start_as(Setup::default).await
     }
 
     /// Every write is in a file before it is answered.
     pub(crate) async fn start_with_data() -> Self {
-        Self::start_as(Setup { keeps_data: true, ..Setup::default() }).await
+        Self::start_as(|| Setup { keeps_data: true, ..Setup::default() }).await
     }
 
-    pub(crate) async fn start_as(setup: Setup) -> Self {
+    /// `setup` may choose ports: it is asked again for each try.
+    pub(crate) async fn start_as(setup: impl Fn() -> Setup) -> Self {
         let directory = directory();
-        // another process may take the port before Redis does: then Redis ends, and the next one is tried
+        // another process may take a port before Redis does: then Redis ends, and the next one is tried
         for _ in 0..5 {
-            let port = free_port();
+            let (port, setup) = (free_port(), setup());
             let child = spawn(port, &directory, &setup);
-            let mut redis =
-                Self { port, directory: directory.clone(), setup: setup.clone(), child };
+            let mut redis = Self { port, directory: directory.clone(), setup, child };
             if redis.answers().await {
                 return redis;
             }
             redis.directory = PathBuf::new(); // the next one uses it
         }
-        panic!("{setup} does not start", setup = setup.binary.display());
+        panic!("{} does not start", setup().binary.display());
     }
 
     pub(crate) fn setup(&self) -> &Setup {
@@ -118,12 +104,15 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Waits until it answers; `false` if it ended.
+    /// Waits until it answers, not another that has the port; `false` if it ended.
     async fn answers(&mut self) -> bool {
+        let own = format!("process_id:{}\r\n", self.child.id());
         within("Redis to answer", async {
             loop {
                 if let Some(mut connection) = self.open().await
                     && connection.try_call(&["PING"]).await == Some(Reply::text("PONG"))
+                    && let Some(Reply::Bytes(info)) = connection.try_call(&["INFO", "server"]).await
+                    && String::from_utf8_lossy(&info).contains(&own)
                 {
                     return true;
                 }

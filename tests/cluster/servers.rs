@@ -14,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::redis::{Redis, Reply, Setup, directory, free_port};
-use crate::support::within;
+use crate::redis::{Redis, Reply, Setup, directory};
+use crate::support::{free_port, within};
 
 /// How often something is asked that nobody announces.
 const POLL: Duration = Duration::from_millis(20);
@@ -129,8 +129,8 @@ impl Sentinel {
             keeps_data: true,
             ..Setup::flags(&[flags.as_slice(), &fast].concat()).with_tls(authority)
         };
-        let one = Redis::start_as(data()).await;
-        let two = Redis::start_as(data()).await;
+        let one = Redis::start_as(&data).await;
+        let two = Redis::start_as(&data).await;
         let port = one.public_port().to_string();
         assert_eq!(two.call(&["REPLICAOF", "127.0.0.1", &port]).await, Reply::text("OK"));
         let config = directory().join("sentinel.conf");
@@ -144,13 +144,13 @@ impl Sentinel {
             own = Self::SENTINEL_PASSWORD,
         );
         std::fs::write(&config, lines).unwrap();
-        let sentinel = Setup {
+        let setup = || Setup {
             binary: "/usr/bin/redis-sentinel".into(),
             mode: vec![config.to_str().unwrap().to_owned()],
             password: Some(Self::SENTINEL_PASSWORD),
             ..Setup::default().with_tls(authority)
         };
-        let sentinel = Redis::start_as(sentinel).await;
+        let sentinel = Redis::start_as(setup).await;
         let all = Self { data: [one, two], sentinel };
         within("the Sentinel to know the replica", async {
             while !all.has_good_replica().await {
@@ -312,11 +312,13 @@ impl Cluster {
 }
 
 async fn start_member(authority: Option<&Authority>) -> Redis {
-    let bus = free_port().to_string();
-    let flags = ["--cluster-enabled", "yes", "--cluster-port", &bus];
-    let fast = ["--cluster-node-timeout", "1500", "--repl-diskless-sync-delay", "0"];
-    let flags = [flags.as_slice(), &fast].concat();
-    Redis::start_as(Setup::flags(&flags).with_tls(authority)).await
+    let setup = || {
+        let bus = free_port().to_string();
+        let flags = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+        let fast = ["--cluster-node-timeout", "1500", "--repl-diskless-sync-delay", "0"];
+        Setup::flags(&[flags.as_slice(), &fast].concat()).with_tls(authority)
+    };
+    Redis::start_as(setup).await
 }
 
 async fn meet(one: &Redis, other: &Redis) {

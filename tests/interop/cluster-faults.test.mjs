@@ -121,7 +121,7 @@ describe("a node fails in a cluster of both kinds", { concurrency: false }, () =
     test(name, LIMIT, async () => {
       const cluster = await startCluster();
       try {
-        await body(cluster.nodes, await open(cluster.nodes.a), cluster.redis);
+        await body(cluster.nodes, await open(cluster.nodes.a), cluster);
       } finally {
         await cluster.stop();
       }
@@ -133,7 +133,8 @@ describe("a node fails in a cluster of both kinds", { concurrency: false }, () =
     await node.exited;
   };
 
-  withCluster("one of Node's that hangs makes our answer partial, and one that goes on does not", async ({ n }, client) => {
+  const hangs = "one of Node's that hangs makes our answer partial, and one that goes on does not";
+  withCluster(hangs, async ({ n }, client) => {
     assert.equal(await fetchesAll(client), true);
     n.signal("SIGSTOP");
     assert.equal(await fetchesAll(client), false);
@@ -144,7 +145,8 @@ describe("a node fails in a cluster of both kinds", { concurrency: false }, () =
     assert.equal(await fetchesAll(client), true);
   });
 
-  withCluster("one of Node's that is asked and dies is not waited for, and not asked again", async ({ n }, client, redis) => {
+  const dies = "one of Node's that is asked and dies is not waited for, and not asked again";
+  withCluster(dies, async ({ n }, client, { redis }) => {
     n.signal("SIGSTOP");
     // whoever listens to a pattern does not count as a node
     const spy = await redis.client.duplicate().connect();
@@ -162,10 +164,13 @@ describe("a node fails in a cluster of both kinds", { concurrency: false }, () =
   });
 
   for (const [how, signal] of [["leaves", "SIGTERM"], ["crashes", "SIGKILL"]]) {
-    withCluster(`one of ours that ${how} is not counted and not waited for by one of Node's`, async ({ b, n }) => {
+    const name = `one of ours that ${how} is not counted and not waited for by one of Node's`;
+    withCluster(name, async ({ b, n }, _, { counted }) => {
       const client = await open(n);
       assert.equal(await count(client), 3);
       await gone(b, signal);
+      // its connections end with it, and Redis hears of that a moment later
+      await counted(2);
       assert.equal(await count(client), 2);
       const { error, answers } = await client.ask({ op: "server-side-ask", args: [1] });
       assert.equal(error, null);

@@ -9,8 +9,8 @@ use serde_json::json;
 use wtransport::tls::Sha256Digest;
 
 use super::support::socketio::Client;
-use super::support::within;
-use super::{Process, free_port, get, poller, start_with_descriptors, until};
+use super::support::{free_port, within};
+use super::{Process, get, poller, start_with_descriptors, until};
 
 /// A server for one client, at which five more have been.
 async fn overrun() -> Process {
@@ -114,7 +114,7 @@ async fn a_refused_post_is_logged_with_its_address_and_without_what_it_says() {
 #[tokio::test]
 async fn a_process_without_descriptors_says_who_came() {
     let admin = free_port();
-    let mut process = start_with_descriptors("96", &admin).await;
+    let mut process = start_with_descriptors("96", admin).await;
     let mut held = Vec::new();
     for _ in 0..100 {
         held.push(tokio::net::TcpStream::connect(process.address).await.unwrap());
@@ -126,7 +126,7 @@ async fn a_process_without_descriptors_says_who_came() {
     // what is refused without a word is closed, and the last one is the last to be
     let mut closed = held.pop().unwrap();
     within("an end", tokio::io::AsyncReadExt::read(&mut closed, &mut [0])).await.ok();
-    let health = SocketAddr::new(process.address.ip(), admin.parse().unwrap());
+    let health = SocketAddr::new(process.address.ip(), admin);
     let (_, metrics) = get(health, "/metrics").await;
     let name = "quicket_connections_refused_total ";
     let refused = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();

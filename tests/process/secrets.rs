@@ -90,7 +90,7 @@ fn disguises() -> Vec<String> {
 fn token() -> String {
     let part = |value: Value| BASE64.encode(value.to_string());
     let exp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let claims = json!({ "sub": SECRET, "exp": exp.as_secs() + 60 });
+    let claims = json!({ "sub": SECRET, "exp": exp.as_secs() + 3_600 });
     let message = format!("{}.{}", part(json!({ "alg": "HS256" })), part(claims));
     let key = hmac::Key::new(hmac::HMAC_SHA256, KEY.as_bytes());
     let signature = BASE64.encode(hmac::sign(&key, message.as_bytes()));

@@ -127,7 +127,7 @@ async fn the_answers_to_a_broadcast_are_partial_on_timeout() {
     }
     let namespace = server.server.of("/");
     let ask = {
-        let all = namespace.timeout(Duration::from_millis(600));
+        let all = namespace.timeout(Duration::from_millis(1_500));
         tokio::spawn(async move { all.emit_with_ack::<_, u32>("ask", "?").await })
     };
     for (n, client) in clients.iter_mut().enumerate() {

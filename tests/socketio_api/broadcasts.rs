@@ -230,7 +230,7 @@ async fn a_peer_that_does_not_read_costs_only_itself() {
         assert_eq!(reason, Some(CloseReason::SlowConsumer));
         let closed = r#"sessions_closed_total{reason="slow_consumer"}"#;
         server.until_metric(closed, 1).await;
-        assert_eq!(server.metric("outbox_overflows_total"), 1);
+        server.until_metric("outbox_overflows_total", 1).await;
         assert_eq!(server.metric("sockets"), 1);
         assert!(socket.emit("late", &()).await.is_err());
         drop(slow);

@@ -150,7 +150,7 @@ async fn a_connection_ends_with_its_token_and_the_session_goes_on_with_the_next(
     connect(&mut watcher, "", json!({ "token": good("watcher") })).await;
     watcher.event().await;
     let mut ann = server.client(kind).await;
-    let short = token("ann", in_millis(1_500));
+    let short = token("ann", in_millis(2_000));
     let answer = connect(&mut ann, "", json!({ "token": short })).await;
     assert_eq!(answer["packet"], "40", "{answer}");
     let Value::Array(event) = ann.event().await else { panic!("no event") };
@@ -172,7 +172,7 @@ async fn a_token_that_expires_may_leave_its_connection_alone() {
     let jwt = JwtConfig { end_at_expiry: false, ..jwt() };
     let server = TestServer::start(Config { jwt, ..config() }, install).await;
     let mut client = server.client(WebSocket).await;
-    let exp = in_millis(800);
+    let exp = in_millis(2_000);
     connect(&mut client, "", json!({ "token": token("ann", exp) })).await;
     client.event().await;
     let over = UNIX_EPOCH + Duration::from_secs_f64(exp + 0.3);

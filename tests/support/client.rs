@@ -181,6 +181,19 @@ impl Client {
         assert_eq!(self.recv().await, frame);
     }
 
+    /// The next packet that is no ping, and how many pings came before it; answers them.
+    pub(crate) async fn recv_behind_pings(&mut self) -> (Frame, usize) {
+        let mut pings = 0;
+        loop {
+            let frame = self.recv().await;
+            if frame != "2".into() {
+                return (frame, pings);
+            }
+            pings += 1;
+            self.send("3").await;
+        }
+    }
+
     /// Reads on to the end of the session and gives what came before.
     pub(crate) async fn until_end(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();

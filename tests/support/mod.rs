@@ -18,6 +18,7 @@ pub(crate) mod server;
 pub(crate) mod socketio;
 
 use std::future::Future;
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 pub(crate) use self::client::{Client, Frame};
@@ -42,6 +43,20 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// Below those that the system gives to connections: else one of them could have it a moment later.
+pub(crate) fn free_port() -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let end: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    loop {
+        // the hasher's keys are random
+        let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0_u8);
+        let port = 10_000 + (random % u64::from(end - 10_000)) as u16;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Makes a test of each function, for each transport.

@@ -88,10 +88,14 @@ impl TestServer {
     /// Lets a client join a namespace and gives its socket.
     pub(crate) async fn join(&self, client: &mut Client, nsp: &str) -> Socket {
         let id = client.join(nsp).await;
+        self.socket(nsp, &id).await
+    }
+
+    /// The socket of a client that may have seen the answer before the socket takes part.
+    pub(crate) async fn socket(&self, nsp: &str, id: &str) -> Socket {
         let namespace = self.server.of(nsp);
-        // the client may see the answer before the socket takes part
-        eventually("the socket", || namespace.local_socket(&id).is_some()).await;
-        namespace.local_socket(&id).unwrap()
+        eventually("the socket", || namespace.local_socket(id).is_some()).await;
+        namespace.local_socket(id).unwrap()
     }
 }
 

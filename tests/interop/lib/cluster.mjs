@@ -1,18 +1,21 @@
 // A Redis of the test's own and nodes of both kinds in one cluster.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { connect, createServer } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { createClient, createCluster } from "redis";
 import { io } from "socket.io-client";
+import { dataDirectory } from "./directory.mjs";
 
 const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
 const BINARY = "/usr/bin/redis-server";
 const PEER = process.env.QUICKET_CLUSTER_PEER ?? path("../../../target/release/examples/cluster_peer");
+/** By these a node of ours and one of Node's ask each other, and count whom they wait for. */
+const CHANNELS = ["socket.io#/#", "socket.io#/notifications#"];
+/** For nodes to be counted; ends early when all is well. */
+const PATIENCE = 20_000;
 
 async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
@@ -51,7 +54,7 @@ async function kill(child) {
 }
 
 async function startServer(flags = []) {
-  const directory = await mkdtemp(join(tmpdir(), "quicket-redis-"));
+  const directory = await dataDirectory();
   const port = await freePort();
   let child = await spawnServer(port, directory, flags);
   return {
@@ -80,6 +83,7 @@ async function startRedis(keepsData) {
     ...server,
     url,
     client,
+    onEach: async (command) => [await client.sendCommand(command)],
     async stop() {
       client.destroy();
       await server.stop();
@@ -116,6 +120,8 @@ async function startRedisCluster() {
   return {
     url: `redis-cluster://127.0.0.1:${port}`,
     client,
+    onEach: (command) =>
+      Promise.all(client.masters.map(async (master) => (await client.nodeClient(master)).sendCommand(command))),
     async stop() {
       client.destroy();
       await Promise.all(servers.map((server) => server.stop()));
@@ -153,33 +159,58 @@ async function startNode(kind, name, flags) {
   };
 }
 
-/** Two nodes of ours and one of Node's over one Redis, or a Redis Cluster. */
-export async function startCluster(flags = [], { sharedOut = false, keepsData = false } = {}) {
+/** Waits until so many nodes have subscribed in each namespace. Node's says that it listens before it has. */
+async function untilCounted(redis, sharded, count) {
+  const command = ["PUBSUB", sharded ? "SHARDNUMSUB" : "NUMSUB", ...CHANNELS];
+  const end = performance.now() + PATIENCE;
+  for (;;) {
+    const answers = await redis.onEach(command);
+    const counts = CHANNELS.map((_, at) => answers.reduce((sum, answer) => sum + Number(answer[2 * at + 1]), 0));
+    if (counts.every((found) => found === count)) return;
+    if (performance.now() > end) throw new Error(`Redis counts ${counts} nodes, not ${count}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/**
+ * Two nodes of ours and one of Node's over one Redis, or a Redis Cluster. `patient`: for orders of events. A node of
+ * ours delivers its own events without Redis, in no common order, when that takes longer than the local deadline.
+ */
+export async function startCluster(flags = [], { sharedOut = false, keepsData = false, patient = false } = {}) {
   const redis = await (sharedOut ? startRedisCluster() : startRedis(keepsData));
   const all = ["--redis-url", redis.url, ...flags];
-  const starting = [["rust", "a"], ["rust", "b"], ["node", "n"]].map(([kind, name]) => startNode(kind, name, all));
+  // Node's adapter has no such deadline
+  const own = { rust: patient ? ["--redis-local-deadline", "30s"] : [], node: [] };
+  const kinds = [["rust", "a"], ["rust", "b"], ["node", "n"]];
+  const starting = kinds.map(([kind, name]) => startNode(kind, name, [...all, ...own[kind]]));
   const started = await Promise.allSettled(starting);
   const nodes = started.flatMap(({ value }) => value ?? []);
-  const failed = started.find(({ reason }) => reason);
-  if (failed) {
-    // or what did start would keep this process for ever
+  const stop = async () => {
     await Promise.all(nodes.map((node) => node.stop()));
     await redis.stop();
-    throw failed.reason;
+  };
+  const counted = (count) => untilCounted(redis, flags.includes("--redis-sharded-pubsub"), count);
+  try {
+    const failed = started.find(({ reason }) => reason);
+    if (failed) throw failed.reason;
+    await counted(nodes.length);
+  } catch (error) {
+    // or what did start would keep this process for ever
+    await stop();
+    throw error;
   }
   const [a, b, n] = nodes;
   return {
     redis,
     nodes: { a, b, n },
+    /** Waits until Redis counts so many nodes. */
+    counted,
     directions: {
       "Rust → Rust": [a, b],
       "Rust → Node": [a, n],
       "Node → Rust": [n, b],
     },
-    async stop() {
-      await Promise.all(nodes.map((node) => node.stop()));
-      await redis.stop();
-    },
+    stop,
   };
 }
 

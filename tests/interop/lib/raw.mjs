@@ -43,11 +43,18 @@ export class RawWebSocket {
     return all;
   }
 
-  /** Joins the main namespace under a tag. */
+  /** Joins the main namespace under a tag. What comes before the answer, as pings may, is still to come. */
   async join(tag) {
     await this.next(); // OPEN
     this.send(`40${JSON.stringify({ tag })}`);
-    await this.next(); // CONNECT
+    const others = [];
+    for (;;) {
+      const frame = await this.next();
+      if (frame === undefined) throw new Error(`closed without an answer to CONNECT, after ${others}`);
+      if (frame.startsWith("40")) break;
+      others.push(frame);
+    }
+    this.#frames.unshift(...others);
     return this;
   }
 }

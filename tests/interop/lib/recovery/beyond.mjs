@@ -83,6 +83,8 @@ export const BEYOND = [
       await lab.emitMany(0, 2);
       await lab.settled(client);
       await lab.on(lab.back);
+      // or the room is known only where nobody answers
+      await lab.storedWith(client, "kept");
       lab.home.freeze();
       await client.away({ halfOpen: true });
       await lab.emit(2, { node: lab.back });

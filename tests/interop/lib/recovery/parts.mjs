@@ -2,14 +2,13 @@
 // connections can be cut, left half-open or refused. All on free ports, all ended by `stop`.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { connect, createServer } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { createClient } from "redis";
+import { dataDirectory } from "../directory.mjs";
 
 const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
 const REDIS = "/usr/bin/redis-server";
@@ -109,7 +108,7 @@ export class Process {
 export class Redis {
   static async start() {
     const redis = new Redis();
-    redis.directory = await mkdtemp(join(tmpdir(), "quicket-redis-"));
+    redis.directory = await dataDirectory();
     redis.port = await freePort();
     redis.url = `redis://127.0.0.1:${redis.port}`;
     await redis.run();

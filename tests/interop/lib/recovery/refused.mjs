@@ -148,6 +148,8 @@ export const REFUSED = [
       await client.do("set-data", { data: { name: "Zoë", n: [1.5, null] } });
       await lab.emitMany(0, 2);
       await lab.settled(client);
+      // changes are stored behind the answer: a node that is killed in between takes them along
+      for (const text of ["kept too", "Zoë"]) await lab.storedWith(client, text);
       client.wire.refusing = true;
       await lab.home.kill();
       await client.disconnected();

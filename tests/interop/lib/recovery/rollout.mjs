@@ -12,6 +12,8 @@ const EMITTER_MS = 167;
 const SERVER_MS = 500;
 /** For everybody to be back; who is not by then is counted as gone. */
 const RETURN = 60_000;
+/** For what was published to be written, and to arrive. */
+const PATIENCE = 15_000;
 
 const ROOMS = 10;
 
@@ -52,7 +54,8 @@ class Rollout {
     this.#generation += 1;
     const name = `${node.name}${this.#generation}`;
     const spec = { op: "publish", event: "p", name, count: 1_000_000, batch: 1, every: SERVER_MS };
-    node.control.emit("do", spec, () => {});
+    // answered when it is hushed
+    node.control.emit("do", spec, ({ published }) => (node.took = { name, published }));
   }
 
   /** All clients, most over WebSocket; without stickiness polling cannot work. */
@@ -109,10 +112,9 @@ class Rollout {
     this.#publishing = false;
     await this.emitting;
     for (const { control } of this.nodes) await control.timeout(5000).emitWithAck("do", { op: "hush" });
-    await sleep(1000);
+    await this.#written();
     await this.redis.emit([], "end");
-    const patience = 15_000;
-    await until("all get the end", () => this.clients.every(({ ended }) => ended), patience).catch(() => {});
+    await until("all get the end", () => this.clients.every(({ ended }) => ended), PATIENCE).catch(() => {});
     const states = await Promise.all(this.clients.map((client) => this.#keeps(client)));
     const published = await this.witness.stop();
     await this.#note();
@@ -128,6 +130,14 @@ class Rollout {
       exits: this.exits,
       notes: this.notes,
     };
+  }
+
+  /** Waits until all that the servers took is in the stream: the end has to be behind it. */
+  async #written() {
+    const isWritten = ({ took }) => took && (this.witness.published.get(took.name)?.size ?? 0) >= took.published;
+    const written = until("what the servers took is in the stream", () => this.nodes.every(isWritten), PATIENCE);
+    // what never gets there is no event; the counts say what else is wrong
+    await written.catch(({ message }) => this.notes.push(message));
   }
 
   /** What our servers say about it themselves, of those that live; for whoever looks for a reason. */
