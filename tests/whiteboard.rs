@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test that is how to fail")]
 
+#[path = "whiteboard/authors.rs"]
+mod authors;
 #[path = "whiteboard/newcomers.rs"]
 mod newcomers;
 #[path = "cluster/redis.rs"]

@@ -180,11 +180,15 @@ impl Seat {
         if board.is_empty() || board.len() > MAX_NAME_BYTES || !board.bytes().all(letter) {
             return Err("a board's name is 1 to 64 letters, digits, - and _");
         }
-        let key = key.unwrap_or_else(|| socket.id().into());
-        if key.len() > MAX_KEY_BYTES {
+        if key.as_ref().is_some_and(|key| key.len() > MAX_KEY_BYTES) {
             return Err("the key is too long");
         }
-        let author = URL_SAFE_NO_PAD.encode(&Sha256::digest(key)[..AUTHOR_BYTES]);
+        let author = match key {
+            Some(key) => Sha256::digest(key),
+            // The room sees ids (`cursors`), so none may serve as a key: no UTF-8 begins with this byte.
+            None => Sha256::new().chain_update([0xff]).chain_update(socket.id()).finalize(),
+        };
+        let author = URL_SAFE_NO_PAD.encode(&author[..AUTHOR_BYTES]);
         let allowances = Mutex::new(Allowances::new(Instant::now()));
         let room = format!("{ROOM}{board}");
         Ok(Self { room, board, author, published: Mutex::default(), allowances })

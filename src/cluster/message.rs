@@ -126,6 +126,8 @@ pub(crate) enum Reply {
     ClientCount(usize),
     /// One of them did.
     Ack(Args),
+    /// So many of them will not: they have disconnected, or took longer than their node waits.
+    NoMore(usize),
     /// The sockets that were asked for.
     Sockets(Vec<SocketInfo>),
     /// What the application of one node said to a server-side event.

@@ -63,11 +63,14 @@ impl Allowance {
         }
     }
 
+    /// Forgets a pause that is over. What is left of it would be a deadline that has passed for ever.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.paused_until = self.paused_until.filter(|until| *until > now);
+    }
+
     /// May the client be read from?
     pub(crate) fn may_read(&mut self, now: Instant) -> bool {
-        if self.paused_until.is_some_and(|until| until <= now) {
-            self.paused_until = None;
-        }
+        self.handle_timeout(now);
         self.paused_until.is_none()
     }
 

@@ -244,18 +244,18 @@ async fn poll_response(
     facts: &RequestFacts,
     receiver: oneshot::Receiver<PollAnswer>,
 ) -> Response<Body> {
-    let (body, compress) = match receiver.await {
-        Ok(PollAnswer::Payload { body, compress }) => (body, compress),
+    let (body, compress, untaken) = match receiver.await {
+        Ok(PollAnswer::Payload { body, compress, untaken }) => (body, compress, untaken),
         Ok(PollAnswer::Overlap) => return wire::empty(StatusCode::BAD_REQUEST),
         Err(_) => return wire::refuse_request(&HandshakeError::SessionUnknown.into()),
     };
     let may = compress && facts.takes_compression();
     let compression = core.config.engine.http_compression.filter(|_| may);
     if compression.is_none() || body.len() < wire::COMPRESS_INLINE_MAX {
-        return wire::poll_response(facts, compression.as_ref(), body);
+        return wire::poll_response(facts, compression.as_ref(), body, untaken);
     }
     let facts = facts.clone();
-    let work = move || wire::poll_response(&facts, compression.as_ref(), body);
+    let work = move || wire::poll_response(&facts, compression.as_ref(), body, untaken);
     match tokio::task::spawn_blocking(work).await {
         Ok(response) => response,
         Err(_) => wire::empty(StatusCode::INTERNAL_SERVER_ERROR),

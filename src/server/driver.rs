@@ -44,6 +44,8 @@ pub(crate) struct Driver {
     session: Session,
     link: Link,
     probe: Option<Link>,
+    /// Frames on the probe that began no packet.
+    probe_others: usize,
     upper: Upper,
     handle: Arc<SessionHandle>,
     registry: Arc<Registry>,
@@ -100,6 +102,7 @@ impl Driver {
             session,
             link,
             probe: None,
+            probe_others: 0,
             upper,
             handle,
             registry,
@@ -191,27 +194,16 @@ impl Driver {
 
     fn attach_probe(&mut self, link: Link, now: Instant) {
         match self.session.handle_probe_attached(now, link.kind()) {
-            Ok(()) => self.probe = Some(link),
+            Ok(()) => {
+                self.probe = Some(link);
+                self.probe_others = 0;
+            }
             Err(why) => {
                 let (sid, transport) = (self.session.sid(), link.kind());
                 tracing::debug!(?sid, %transport, ?why, "an upgrade was refused");
                 let_go(link, CloseReason::ForcedClose);
             }
         }
-    }
-
-    /// Reads the two packets that a probe has to say; `true` if it has become the current link, which is
-    /// to be read next: nothing else would wake the task for what it holds already.
-    fn read_probe(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let before = self.session.kind();
-        while let Some(probe) = &mut self.probe {
-            let Poll::Ready(result) = probe.poll_read(cx) else {
-                break;
-            };
-            self.received(Slot::Probe, result, now);
-            self.events();
-        }
-        self.session.kind() != before
     }
 
     fn received(&mut self, slot: Slot, result: Result<Option<Frame>, LinkError>, now: Instant) {
@@ -563,3 +555,6 @@ fn let_go(mut link: Link, reason: CloseReason) {
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+#[cfg(test)]
+mod tests;

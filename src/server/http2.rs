@@ -22,6 +22,9 @@ use super::listen::{HEADER_TIMEOUT, last_answers};
 /// A peer that answers no ping within this time is gone.
 const PING: Duration = Duration::from_secs(20);
 
+/// Requests that a connection may have under way: each is a task, and may hold an answer that waits.
+const MAX_REQUESTS: u32 = 100;
+
 /// What one peer may cost.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -67,6 +70,7 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING)
+        .max_concurrent_streams(MAX_REQUESTS)
         .max_header_list_size(u32::try_from(bounds.head).unwrap_or(u32::MAX));
     let connection = builder.serve_connection(TokioIo::new(Outlet::new(stream, heads)), counted);
     tokio::pin!(connection, closed);

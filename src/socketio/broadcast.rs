@@ -181,7 +181,8 @@ impl Broadcast {
                         announced += nodes;
                         answers.error = Some(AckError::Incomplete);
                     }
-                    Some(Reply::Sockets(_) | Reply::ServerSideAnswer(_)) => {}
+                    // who does not answer is missing already
+                    Some(Reply::NoMore(_) | Reply::Sockets(_) | Reply::ServerSideAnswer(_)) => {}
                     None => remote_open = false,
                 },
             }

@@ -400,6 +400,7 @@ impl Shared {
         namespace.insert(socket, rooms);
         namespace.rooms.lock().join(socket.id(), &joined);
         drop(to_be);
+        self.server.bring_back(namespace);
         socket.open();
         true
     }

@@ -35,12 +35,12 @@ mod token;
 mod worker;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
 pub use self::broadcast::{Answers, Broadcast, Fetched, RemoteSocket};
@@ -83,6 +83,8 @@ pub(crate) struct SocketIo {
     /// What every namespace asks for.
     jwt: Option<Jwt>,
     namespaces: RwLock<HashMap<Str, Arc<NamespaceInner>>>,
+    /// Those that were cleaned up while somebody may still have been on the way in. Locked behind the others.
+    left: Mutex<HashMap<Str, Weak<NamespaceInner>>>,
     parents: RwLock<Vec<Arc<Parent>>>,
 }
 
@@ -159,6 +161,7 @@ impl SocketIo {
             runtime: Handle::current(),
             jwt,
             namespaces: RwLock::default(),
+            left: Mutex::default(),
             parents: RwLock::default(),
         };
         this.of("/"); // Socket.IO always has the main namespace
@@ -256,8 +259,8 @@ impl SocketIo {
         None
     }
 
-    /// Forgets a namespace that a client's wish has made, when nobody is left in it. A socket that enters at
-    /// this moment keeps its namespace: broadcasts reach it through the log, which both share.
+    /// Forgets a namespace that a client's wish has made, when nobody is left in it. Whoever is on the way in just
+    /// then brings it back, and whoever asks meanwhile gets the same one.
     pub(crate) fn clean_up(&self, namespace: &Arc<NamespaceInner>) {
         if !namespace.is_child || !self.config.cleanup_empty_child_namespaces {
             return;
@@ -268,6 +271,18 @@ impl SocketIo {
             && namespace.rooms.lock().is_empty()
         {
             namespaces.remove(&namespace.name);
+            let mut left = self.left.lock();
+            left.retain(|_, namespace| namespace.strong_count() > 0);
+            left.insert(namespace.name.clone(), Arc::downgrade(namespace));
+        }
+    }
+
+    /// Somebody has entered, who may have been on the way when the namespace was cleaned up.
+    pub(crate) fn bring_back(&self, namespace: &Arc<NamespaceInner>) {
+        if namespace.is_child && self.namespace(&namespace.name).is_none() {
+            // there is no other: whoever asks for the name gets the one that is left
+            let mut namespaces = self.namespaces.write();
+            namespaces.entry(namespace.name.clone()).or_insert_with(|| namespace.clone());
         }
     }
 
@@ -283,6 +298,11 @@ impl SocketIo {
         let mut namespaces = self.namespaces.write();
         if let Some(namespace) = namespaces.get(name) {
             return namespace.clone();
+        }
+        let left = self.left.lock().remove(name).and_then(|left| left.upgrade());
+        if let Some(namespace) = left {
+            namespaces.insert(name.clone(), namespace.clone());
+            return namespace;
         }
         let namespace = NamespaceInner::new(
             name.clone(),

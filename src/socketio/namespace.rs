@@ -555,17 +555,25 @@ impl Replica for Inner {
             Request::Broadcast { args, target, flags, timeout } => {
                 let (round, mut answers) = self.fan_out_with_ack(args, target, *flags);
                 let _ = replies.send(Reply::ClientCount(round.len()));
-                let timeout = timeout.unwrap_or(LONGEST_ACK_ROUND);
+                let named = *timeout;
                 tokio::spawn(async move {
+                    let mut owed = round.len();
                     let relay = async {
                         while let Some(answer) = answers.recv().await {
                             if replies.send(Reply::Ack(answer)).is_err() {
                                 break;
                             }
+                            owed -= 1;
                         }
                     };
-                    let _ = tokio::time::timeout(timeout, relay).await;
+                    let timeout = named.unwrap_or(LONGEST_ACK_ROUND);
+                    let in_time = tokio::time::timeout(timeout, relay).await.is_ok();
                     drop(round);
+                    // A time that the other node named is over there too, and there it has to be a timeout, which
+                    // this must not forestall.
+                    if owed > 0 && (in_time || named.is_none()) {
+                        let _ = replies.send(Reply::NoMore(owed));
+                    }
                 });
             }
         }

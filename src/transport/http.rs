@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use crate::config::{Compression, Cookie, EngineConfig, OriginPolicy, SameSite};
 use crate::engine::Sid;
 use crate::engine::handshake::{HandshakeError, Refusal};
+use crate::transport::polling::Untaken;
 
 /// The byte stream behind a WebSocket upgrade, without hyper around it where we know what it is.
 #[derive(Debug)]
@@ -413,6 +414,7 @@ pub(crate) fn poll_response(
     facts: &RequestFacts,
     compression: Option<&Compression>,
     body: String,
+    untaken: Untaken,
 ) -> Response<Body> {
     let (body, content_type) = match &facts.jsonp {
         Some(index) => (jsonp(index, &body), "text/javascript; charset=UTF-8"),
@@ -424,12 +426,12 @@ pub(crate) fn poll_response(
     let compressed = encoding.and_then(|encoding| Some((encoding, encoding.compress(&body)?)));
     let mut response = match compressed {
         Some((encoding, body)) => {
-            let mut response = Response::new(Body::from(body));
+            let mut response = Response::new(Body::from(untaken.keep(body)));
             let name = HeaderValue::from_static(encoding.name());
             response.headers_mut().insert(header::CONTENT_ENCODING, name);
             response
         }
-        None => Response::new(Body::from(body)),
+        None => Response::new(Body::from(untaken.keep(body))),
     };
     let content_type = HeaderValue::from_static(content_type);
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);

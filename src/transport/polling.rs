@@ -5,15 +5,20 @@
 //! [`PostRequest`] to the session's task and waits for the answer.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use crate::engine::framing::{Records, put_record};
 use crate::engine::packet::{Frame, Packet, Str};
 use crate::error::{LinkError, PeerMisbehaved};
 
-/// Bytes that one answer takes before the rest waits for the next poll.
+/// Bytes that one answer takes before the rest waits for the next poll. Also the most that may be in answers
+/// which no peer has taken yet, but for a message that begins below it.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
 /// A GET that waits.
@@ -23,7 +28,7 @@ pub(crate) struct PollRequest {
 }
 
 /// What a GET is answered with. (If the sender is dropped instead, the session is gone.)
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum PollAnswer {
     /// Packets.
     Payload {
@@ -31,9 +36,58 @@ pub(crate) enum PollAnswer {
         body: String,
         /// Does any message in it want compression?
         compress: bool,
+        /// Counts it, wherever it is.
+        untaken: Untaken,
     },
     /// Another GET was waiting already: status 400, and the session is over.
     Overlap,
+}
+
+/// What a session's answers hold that were given to the HTTP side and not yet written.
+#[derive(Debug, Default)]
+struct UntakenBytes {
+    bytes: AtomicUsize,
+    /// The session's task, which waits for room.
+    waker: AtomicWaker,
+}
+
+/// An answer on its way. With HTTP/2 a peer can ask for many and leave its windows shut: they would be out of
+/// the outbox, and wait all the same.
+#[derive(Debug)]
+pub(crate) struct Untaken {
+    all: Arc<UntakenBytes>,
+    bytes: usize,
+}
+
+impl Untaken {
+    fn new(all: &Arc<UntakenBytes>, bytes: usize) -> Self {
+        all.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self { all: all.clone(), bytes }
+    }
+
+    /// The body, which counts until the last slice of it is gone.
+    pub(crate) fn keep(self, body: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+        Bytes::from_owner(Counted { body, _untaken: self })
+    }
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        self.all.bytes.fetch_sub(self.bytes, Ordering::Release);
+        self.all.waker.wake();
+    }
+}
+
+struct Counted<T> {
+    // goes before it is counted as gone
+    body: T,
+    _untaken: Untaken,
+}
+
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Counted<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.body.as_ref()
+    }
 }
 
 /// A POST whose body was read.
@@ -57,6 +111,7 @@ pub(crate) struct Polling {
     poll: Option<oneshot::Sender<PollAnswer>>,
     payload: String,
     compress: bool,
+    untaken: Arc<UntakenBytes>,
     post: Option<Post>,
     /// Is nobody interested in what the client says any more?
     deaf: bool,
@@ -128,7 +183,12 @@ impl Polling {
     }
 
     pub(crate) fn is_writable(&self) -> bool {
-        self.poll.is_some() && self.payload.len() < ANSWER_BYTES && !self.closing
+        self.poll.is_some() && self.has_room() && !self.closing
+    }
+
+    /// Always, if there is no other answer.
+    fn has_room(&self) -> bool {
+        self.payload.len() + self.untaken.bytes.load(Ordering::Acquire) < ANSWER_BYTES
     }
 
     pub(crate) fn queue(&mut self, frame: &Frame, compress: bool) {
@@ -136,7 +196,12 @@ impl Polling {
         self.compress |= compress;
     }
 
+    /// Also wakes the task when answers were taken that there is no room beside: it looks at
+    /// [`Polling::is_writable`] once more behind this.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        if !self.has_room() {
+            self.untaken.waker.register(cx.waker());
+        }
         if self.payload.is_empty() {
             let Some(poll) = &mut self.poll else {
                 return Poll::Ready(Ok(()));
@@ -150,9 +215,14 @@ impl Polling {
         let Some(poll) = self.poll.take() else {
             return Poll::Pending;
         };
+        let compress = std::mem::take(&mut self.compress);
+        Poll::Ready(poll.send(self.answer(compress)).map_err(|_| aborted()))
+    }
+
+    fn answer(&mut self, compress: bool) -> PollAnswer {
         let body = std::mem::take(&mut self.payload);
-        let answer = PollAnswer::Payload { body, compress: std::mem::take(&mut self.compress) };
-        Poll::Ready(poll.send(answer).map_err(|_| aborted()))
+        let untaken = Untaken::new(&self.untaken, body.len());
+        PollAnswer::Payload { body, compress, untaken }
     }
 
     pub(crate) fn close(&mut self) {
@@ -178,8 +248,7 @@ impl Polling {
             return false;
         };
         self.queue(&packet.encode(), false);
-        let body = std::mem::take(&mut self.payload);
-        let _ = poll.send(PollAnswer::Payload { body, compress: false });
+        let _ = poll.send(self.answer(false));
         true
     }
 
@@ -238,9 +307,68 @@ mod tests {
         let (answer, mut second) = oneshot::channel();
         let result = link.attach_poll(PollRequest { answer });
         assert_eq!(result, Err(PeerMisbehaved::OverlappingPoll));
-        assert_eq!(second.try_recv(), Ok(PollAnswer::Overlap));
+        assert!(matches!(second.try_recv(), Ok(PollAnswer::Overlap)));
         link.release(&Packet::Close);
         assert_eq!(payload(&mut first), "1");
+    }
+
+    /// Is woken when there is room.
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl std::task::Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// An answer of so many bytes, as a response has it.
+    fn answered(link: &mut Polling, bytes: usize) -> Bytes {
+        let mut receiver = poll(link);
+        assert!(link.is_writable());
+        link.queue(&Frame::Text("x".repeat(bytes).into()), false);
+        assert!(matches!(link.poll_flush(&mut cx()), Poll::Ready(Ok(()))));
+        match receiver.try_recv() {
+            Ok(PollAnswer::Payload { body, untaken, .. }) => untaken.keep(body),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn answers_that_are_not_taken_leave_no_room_until_the_last_piece_of_one_is() {
+        let (mut link, task) = (Polling::default(), Arc::new(Task::default()));
+        let waker = std::task::Waker::from(task.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let small = answered(&mut link, ANSWER_BYTES - 1);
+        // the one that goes over the bound
+        let mut large = answered(&mut link, ANSWER_BYTES);
+        let waiting = poll(&mut link);
+        assert!(!link.is_writable());
+        assert!(matches!(link.poll_flush(cx), Poll::Ready(Ok(()))));
+        drop(small);
+        assert_eq!(task.0.load(Ordering::Relaxed), 1);
+        assert!(!link.is_writable(), "it looks, and finds no room");
+        assert!(matches!(link.poll_flush(cx), Poll::Ready(Ok(()))));
+        let last = large.split_off(ANSWER_BYTES - 1);
+        drop(large);
+        assert!(!link.is_writable() && task.0.load(Ordering::Relaxed) == 1, "a piece is there");
+        drop(last);
+        assert_eq!(task.0.load(Ordering::Relaxed), 2);
+        assert!(link.is_writable());
+        drop(waiting);
+    }
+
+    #[test]
+    fn one_answer_is_allowed_however_long_and_one_that_nobody_waits_for_is_not_counted() {
+        let mut link = Polling::default();
+        let long = answered(&mut link, ANSWER_BYTES * 3);
+        drop(long);
+        let gone = poll(&mut link);
+        assert!(link.is_writable());
+        link.queue(&Frame::Text("x".repeat(ANSWER_BYTES).into()), false);
+        drop(gone);
+        assert!(matches!(link.poll_flush(&mut cx()), Poll::Ready(Err(LinkError::Io(_)))));
+        assert!(link.has_room());
     }
 
     #[test]

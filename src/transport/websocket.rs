@@ -259,9 +259,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     /// Writes what is queued, shuts the write side down, and waits for the peer's close frame or
-    /// the end of the stream, dropping messages. Errors end it too.
+    /// the end of the stream, dropping messages. Errors end it too, and so does a peer that talks on: nobody
+    /// counts what it says any more.
     ///
-    /// A peer can make this last as long as it likes: it needs a deadline.
+    /// A peer that is silent can make this last as long as it likes: it needs a deadline.
     pub(crate) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shut = self.poll_shut_down(cx);
         if let Poll::Ready(Err(_)) = shut {
@@ -281,14 +282,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads and drops everything up to the close frame or the end of the stream.
+    /// Reads and drops everything up to the close frame, the end of the stream, or what is too much.
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.reader.skip_messages();
         for _ in 0..MAX_READS_PER_POLL {
             // Events are dropped: a close frame shows in `is_ended`, broken framing does not
             // matter.
             while let Ok(Some(_)) = self.reader.next_held() {}
-            if self.reader.is_ended() {
+            if self.reader.is_ended() || self.reader.talks_on() {
                 return Poll::Ready(());
             }
             if let Err(LinkError::Io(_)) = ready!(self.poll_fill(cx)) {

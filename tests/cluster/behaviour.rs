@@ -20,6 +20,7 @@ on_one_and_two_nodes!(
     a_fetched_socket_can_be_acted_on,
     everyone_answers_a_broadcast,
     a_broadcast_says_who_did_not_answer,
+    who_disconnects_owes_a_broadcast_no_answer,
     binary_arrives_as_it_was_sent,
     a_local_broadcast_stays_on_its_node,
     servers_are_counted_in_each_namespace,
@@ -181,6 +182,22 @@ async fn a_broadcast_says_who_did_not_answer(nodes: Nodes) {
     let nowhere = nodes.here().server.of("/").to("nowhere");
     let answers: Answers<u8> = nowhere.emit_with_ack("who", &()).await;
     assert!(answers.error.is_none() && answers.received.is_empty());
+}
+
+async fn who_disconnects_owes_a_broadcast_no_answer(nodes: Nodes) {
+    let (mut one, _a) = joined(nodes.here()).await;
+    let (mut two, _b) = joined(nodes.there()).await;
+    let (mut three, _c) = joined(nodes.there()).await;
+    // nobody has set a time
+    let all = nodes.here().server.of("/").except("nobody");
+    let asking = tokio::spawn(async move { all.emit_with_ack::<_, u8>("who", &()).await });
+    answer(&mut one, "[1]").await;
+    answer(&mut two, "[1]").await;
+    three.recv_text().await;
+    three.send("41").await;
+    let answers: Answers<u8> = within("the answers", asking).await.unwrap();
+    assert_eq!((answers.received, answers.missing), (vec![1, 1], 1));
+    assert!(answers.error.is_none(), "{:?}", answers.error);
 }
 
 async fn binary_arrives_as_it_was_sent(nodes: Nodes) {

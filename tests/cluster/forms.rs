@@ -12,7 +12,7 @@ use crate::nodes::{Nodes, at, expect, joined};
 use crate::redis::{Redis, Reply, Setup};
 use crate::servers::{Authority, Cluster, Sentinel, valkey};
 use crate::support::socketio::{Client, TestServer};
-use crate::support::within;
+use crate::support::{eventually, within};
 
 /// Events that each node publishes at once.
 const EVENTS: u64 = 50;
@@ -406,6 +406,24 @@ async fn sentinel_with_passwords_of_its_own() {
     drop(Nodes::alike(config, install).await);
     let error = refusal(at(wrong)).await;
     assert!(error.contains("WRONGPASS"), "{error}");
+}
+
+/// Who has subscribed there would not be counted, and sessions that are kept there not be found.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_a_cluster_that_the_bus_does_not_need_is_connected_to_again() {
+    let cluster = Cluster::start(None).await;
+    let nodes = one_cluster(at(cluster.url())).await;
+    let node = nodes.here();
+    for server in &cluster.servers {
+        if server.call(&["EXISTS", "socket.io"]).await == Reply::Integer(1) {
+            continue; // the stream is here: without that there is no epoch anyway
+        }
+        let before = node.metric("bus_reconnects_total");
+        let killed = server.call(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+        assert!(matches!(killed, Reply::Integer(1..)), "{killed:?}");
+        eventually("a new epoch", || node.metric("bus_reconnects_total") > before).await;
+        node.until_metric("bus_connected", 1).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::nodes::{Nodes, at, joined};
-use crate::redis::{Redis, Reply};
+use crate::redis::{Redis, Reply, Setup};
 use crate::servers::Proxy;
 use crate::support::socketio::TestServer;
 use crate::support::within;
@@ -90,6 +90,29 @@ async fn a_node_that_crashes_is_not_waited_for_and_is_missing() {
     assert_eq!(fetched.sockets.len(), 1);
     // from now on it is known to be gone
     assert!(all.fetch_sockets().await.complete);
+}
+
+/// Redis may refuse to count the nodes for a while, and still nobody waits for one that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_crashes_is_noticed_although_it_could_not_be_counted_before() {
+    let nodes = Nodes::two().await;
+    let redis = nodes.redis.as_ref().unwrap();
+    let mut mute = mute_node(redis).await;
+    let patient = nodes.here().server.of("/").timeout(Duration::from_secs(600));
+    let asking = tokio::spawn(async move { patient.fetch_sockets().await });
+    mute.next().await; // the request has come: from now on nodes are counted to see who is gone
+    let mut admin = redis.connect().await;
+    admin.call(&["ACL", "SETUSER", "default", "-pubsub"]).await;
+    within("a count that is refused", async {
+        while admin.call(&["ACL", "LOG"]).await == Reply::List(Vec::new()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    admin.call(&["ACL", "SETUSER", "default", "+pubsub"]).await;
+    drop(mute);
+    let fetched = within("the answer", asking).await.unwrap();
+    assert!(!fetched.complete);
 }
 
 /// Acknowledgements that were announced are not waited for either, although nobody set a time.
@@ -298,4 +321,42 @@ async fn a_dynamic_namespace_that_has_ended_keeps_nobody_waiting() {
     assert!(fetched.complete);
     assert_eq!(fetched.sockets.len(), 1);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+/// Also while nothing else happens on the node that it was on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dynamic_namespace_that_has_ended_is_not_counted() {
+    let nodes = Nodes::with(Redis::start().await, |_| {}, with_rooms).await;
+    let redis = nodes.redis.as_ref().unwrap();
+    let mut here = nodes.here().client(quicket::TransportKind::WebSocket).await;
+    here.join("/room-1").await;
+    let mut there = nodes.there().client(quicket::TransportKind::WebSocket).await;
+    there.join("/room-1").await;
+    subscribers(redis, "socket.io#/room-1#", 2).await;
+    there.send("41/room-1,").await;
+    subscribers(redis, "socket.io#/room-1#", 1).await;
+    assert_eq!(nodes.here().server.of("/room-1").server_count().await, Some(1));
+}
+
+/// The disk is full: Redis stores nothing, and refuses even PING.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_stores_nothing_is_asked_all_the_same() {
+    let flags = ["--enable-protected-configs", "yes", "--save", "3600 1"];
+    let redis = Redis::start_as(|| Setup::flags(&flags)).await;
+    let node = TestServer::start(at(redis.url()), |_| {}).await;
+    assert_eq!(redis.call(&["CONFIG", "SET", "dir", "/proc"]).await, Reply::text("OK"));
+    redis.call(&["BGSAVE"]).await;
+    let refuses = async || match redis.call(&["PING"]).await {
+        Reply::Error(error) => error.starts_with("MISCONF"),
+        _ => false,
+    };
+    within("Redis to refuse", async {
+        while !refuses().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let epochs = node.metric("bus_reconnects_total");
+    assert_eq!(node.server.of("/new").server_count().await, Some(1));
+    assert_eq!(node.metric("bus_reconnects_total"), epochs, "the connections are good");
 }

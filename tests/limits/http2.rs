@@ -40,7 +40,9 @@ async fn answer(mut session: EngineSocket) {
             Ok(message) => session.send(message),
             Err(_) => return,
         };
-        sent.unwrap();
+        if sent.is_err() {
+            return; // too slow, and given up
+        }
     }
 }
 
@@ -73,8 +75,11 @@ impl Secure {
     }
 
     fn head_bytes(&self) -> bool {
-        let metrics = self.server.metrics().render();
-        metrics.contains("quicket_limits_hit_total{limit=\"head_bytes\"} 1\n")
+        self.counts_one("limits_hit_total{limit=\"head_bytes\"}")
+    }
+
+    fn counts_one(&self, what: &str) -> bool {
+        self.server.metrics().render().contains(&format!("quicket_{what} 1\n"))
     }
 }
 
@@ -184,4 +189,47 @@ async fn an_answer_over_http2_whose_window_stays_shut_is_given_up() {
     assert!(begun.elapsed() >= stall, "{:?}", begun.elapsed());
     let other = shut.ask("/healthz", None, 0).await.unwrap();
     assert_eq!(other.status(), 200, "the connection lives");
+}
+
+/// Answers that a client asks for and does not take are out of the outbox, and held all the same.
+#[tokio::test]
+async fn answers_over_http2_that_are_not_taken_fill_the_outbox() {
+    const ONE: &str = "4300000";
+    const MOST: usize = 1024 * 1024 + 300_000 + 10;
+    let server = Secure::start(engine()).await;
+    let (mut open, mut shut) = (server.client(None).await, server.client(Some(0)).await);
+    // who takes them may have any number
+    let reader = open.open().await;
+    for _ in 0..20 {
+        assert_eq!(open.text(&reader, Some(ONE)).await, "ok");
+        assert_eq!(open.text(&reader, None).await.len(), 300_001);
+    }
+    let target = open.open().await;
+    let polls = async {
+        let mut answers = Vec::new();
+        loop {
+            let answer = shut.ask(&target, None, 0).await.unwrap();
+            if answer.status() != 200 {
+                return answers;
+            }
+            answers.push(answer);
+        }
+    };
+    let mut poster = open.clone();
+    let posts = async {
+        for _ in 0..60 {
+            if poster.ask(&target, Some(ONE), 0).await.unwrap().status() != 200 {
+                return;
+            }
+        }
+        panic!("18 MB went somewhere");
+    };
+    let (untaken, ()) = tokio::join!(polls, posts);
+    let bytes = untaken.iter().map(|answer| answer.headers()["content-length"].to_str().unwrap());
+    let bytes: usize = bytes.map(|bytes| bytes.parse::<usize>().unwrap()).sum();
+    assert!((300_001..=MOST).contains(&bytes), "{bytes} bytes wait");
+    eventually("it to be given up", || server.counts_one("outbox_overflows_total")).await;
+    // others go on
+    assert_eq!(open.text(&reader, Some(ONE)).await, "ok");
+    assert_eq!(open.text(&reader, None).await.len(), 300_001);
 }

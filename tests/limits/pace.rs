@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use quicket::config::{Config, EngineConfig, LimitsConfig};
 use quicket::{EngineSocket, Message, TransportKind};
+use tokio::io::AsyncWriteExt as _;
 
-use super::support::client::{Client, websocket_frame};
+use super::support::client::{Client, Link, websocket_frame};
 use super::support::server::{config, echo};
-use super::support::{Frame, TestServer, engine, eventually, on_every_transport};
+use super::support::{Frame, TestServer, engine, eventually, on_every_transport, within};
 
 on_every_transport!(
     packets_above_the_rate_are_read_later,
@@ -189,6 +190,56 @@ async fn fragments_of_a_websocket_count_as_packets() {
         assert_eq!(client.recv().await, Frame::from(format!("4{}", "x".repeat(600))));
     })
     .await;
+}
+
+/// A session by polling, a WebSocket that is about to take it over, and these bytes on that.
+async fn probed(server: &TestServer, bytes: &[u8]) -> (Client, Link) {
+    let client = server.connect(TransportKind::Polling).await;
+    let mut link = Link::attach(server, TransportKind::WebSocket, &client.sid).await;
+    assert!(link.send("2probe").await);
+    assert_eq!(within("3probe", link.next()).await, Some("3probe".into()));
+    let Link::WebSocket(probe) = &mut link else { unreachable!() };
+    // it may be closed in the midst of them
+    let _ = probe.stream.get_mut().write_all(bytes).await;
+    (client, link)
+}
+
+/// It has two packets to say, and no rate that would slow it down.
+#[tokio::test]
+async fn a_probe_that_says_too_much_is_dropped() {
+    for too_much in [
+        websocket_frame(0x8a, b"").repeat(65),
+        websocket_frame(0x89, b"there?").repeat(65),
+        [websocket_frame(0x01, b"5"), websocket_frame(0x00, b"").repeat(65)].concat(),
+        websocket_frame(0x01, &[b'x'; 1_025]),
+    ] {
+        let server = TestServer::echo(small()).await;
+        let (mut client, link) = probed(&server, &too_much).await;
+        let dropped = || server.upgrades(TransportKind::WebSocket, "misbehaved") == 1;
+        eventually("the probe to be dropped", dropped).await;
+        assert_eq!(server.misbehaved("upgrade_out_of_order"), 1);
+        client.echoes("still polling").await;
+        client.send("1").await;
+        drop(link);
+        server.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_probe_may_say_some_more_and_messages_behind_it_are_the_sessions() {
+    let server = TestServer::echo(small()).await;
+    let pongs = websocket_frame(0x8a, b"").repeat(64);
+    let (mut client, mut link) = probed(&server, &pongs).await;
+    assert_eq!(server.poll(&client.sid).await.summary(), (200, "6"));
+    let large = Frame::from(format!("4{}", "x".repeat(20_000)));
+    let behind = [Frame::from("5").masked(), pongs, large.masked()].concat();
+    let Link::WebSocket(probe) = &mut link else { unreachable!() };
+    probe.stream.get_mut().write_all(&behind).await.unwrap();
+    client.link = link;
+    assert_eq!(client.recv().await, large);
+    assert_eq!(server.upgrades(TransportKind::WebSocket, "completed"), 1);
+    client.send("1").await;
+    server.end().await;
 }
 
 /// At its end it would be too late to read a large message more slowly.

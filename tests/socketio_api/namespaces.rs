@@ -143,6 +143,49 @@ async fn clients_that_come_at_once_meet_in_one_namespace() {
     }
 }
 
+/// The last one leaves while another one is on the way in: there are not two of them afterwards.
+#[tokio::test]
+async fn who_is_on_the_way_into_a_namespace_that_is_forgotten_is_not_alone_there() {
+    // with somebody who asks for it before and after the late one is in
+    for asked_before in [true, false] {
+        let (door, came) = (Arc::new(Semaphore::new(1)), Arc::new(AtomicUsize::new(0)));
+        let server = TestServer::start(config(), |server| {
+            let (door, came) = (door.clone(), came.clone());
+            server.of_dynamic(|_, _| async { true }).middleware(move |_, _| {
+                let door = door.clone();
+                came.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    door.acquire().await.unwrap().forget();
+                    Ok::<_, ConnectError>(())
+                }
+            });
+        })
+        .await;
+        let mut first = server.client(WebSocket).await;
+        first.join("/room").await;
+        let mut late = server.client(WebSocket).await;
+        late.send("40/room,").await;
+        let mut last = server.client(WebSocket).await;
+        eventually("somebody at the door", || came.load(Ordering::Relaxed) == 2).await;
+        first.send("41/room,").await;
+        server.until_metric("sockets", 0).await;
+        if asked_before {
+            last.send("40/room,").await;
+        }
+        door.add_permits(2);
+        late.joined("/room").await;
+        if !asked_before {
+            last.send("40/room,").await;
+        }
+        last.joined("/room").await;
+        let namespace = server.server.of("/room");
+        eventually("both", || namespace.local_sockets().len() == 2).await;
+        namespace.local().emit("hello", &()).await.unwrap();
+        late.expect(r#"42/room,["hello"]"#).await;
+        last.expect(r#"42/room,["hello"]"#).await;
+    }
+}
+
 #[tokio::test]
 async fn a_server_lives_inside_an_axum_application() {
     let server = Server::builder().config(config()).build().await.unwrap();

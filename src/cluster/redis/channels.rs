@@ -5,15 +5,43 @@ use std::time::{Duration, Instant};
 
 use fred::error::{Error, ErrorKind};
 use fred::types::Message as ChannelMessage;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::link::{Link, SharedLink};
-use super::{Ask, Post, Shared, Space};
+use super::{Shared, Space};
 use crate::cluster::message::{Reply, Request};
 use crate::cluster::wire::{self, Envelope, Kind};
 
 /// How often a request that waits asks whether its nodes still live.
 const CENSUS: Duration = Duration::from_millis(500);
+
+/// What a request or a reply wants on a channel.
+pub(super) enum Post {
+    Publish {
+        channel: String,
+        payload: Vec<u8>,
+    },
+    /// Ask how many nodes there are, then begin to wait and publish.
+    Ask(Ask),
+    /// Ask how many nodes there are.
+    Count(Arc<Space>, oneshot::Sender<usize>),
+    /// A namespace is new: subscribe to its channels.
+    Subscribe(Arc<Space>),
+    /// A namespace is gone: peers must not count it any more.
+    Unsubscribe(Arc<Space>),
+    /// Namespaces may be gone.
+    Left,
+}
+
+/// A request on its way. Wherever it is dropped before it was sent, who asked learns of it.
+pub(super) struct Ask {
+    pub(super) space: Arc<Space>,
+    pub(super) payload: Vec<u8>,
+    pub(super) id: String,
+    /// Taken when the request begins to wait for its replies.
+    pub(super) replies: Option<mpsc::UnboundedSender<Reply>>,
+    pub(super) counts_acks: bool,
+}
 
 pub(super) async fn subscribe(link: &Link, space: &Space) -> Result<(), Error> {
     link.subscribe(vec![space.channels.public.clone(), space.channels.private.clone()]).await
@@ -54,6 +82,11 @@ pub(super) async fn post(
                 is_counted = false;
             }
             Post::Unsubscribe(space) => unsubscribe(&strong, &link, &space).await?,
+            Post::Left => {
+                for space in strong.forget_left() {
+                    unsubscribe(&strong, &link, &space).await?;
+                }
+            }
             Post::Ask(ask) => begin_request(&strong, &link, ask).await?,
         }
     }
@@ -69,8 +102,14 @@ async fn begin_request(shared: &Arc<Shared>, link: &SharedLink, mut ask: Ask) ->
     let Some(replies) = ask.replies.take().filter(|_| others > 0) else { return Ok(()) };
     shared.requests.begin(id.clone(), replies, others, ask.counts_acks);
     let received = link.publish(channel, std::mem::take(&mut ask.payload)).await?;
-    // Who left since they were counted is not waited for. More may be listeners to a pattern, which are no nodes.
-    shared.requests.reached(&id, (received + counted.elsewhere).saturating_sub(1));
+    let reached = (received + counted.elsewhere).saturating_sub(1);
+    // More may be nodes that have joined since, or listeners to a pattern, which are no nodes: `NUMSUB` tells. Who
+    // has left between the two counts may have received it, and is then waited for or missing.
+    let mut known = others;
+    if reached > known {
+        known = known.max(link.subscribers(channel).await?.all().saturating_sub(1));
+    }
+    shared.requests.reached(&id, reached, known);
     tokio::spawn(census(Arc::downgrade(shared), link.clone(), space, id));
     Ok(())
 }
@@ -80,27 +119,34 @@ async fn census(shared: Weak<Shared>, link: SharedLink, space: Arc<Space>, id: S
     loop {
         tokio::time::sleep(CENSUS).await;
         let Some(shared) = shared.upgrade() else { return };
-        // an error is the end of the epoch, and of its requests with it
-        let channel = &space.channels.public;
-        let Ok(count) = link.subscribers(channel).await else { return };
-        let is_gone = async |uid: &str| {
-            let node = wire::channels(&shared.config.channel_prefix, &space.nsp, uid);
-            link.subscribers(&node.private).await.is_ok_and(|left| left.all() == 0)
-        };
-        for uid in shared.requests.debtors(&id) {
-            if is_gone(&uid).await {
-                shared.requests.forget(&id, &uid);
-            }
-        }
-        let mut silent = count.all().saturating_sub(1);
-        // who has answered and is still there is none of those that are waited for
-        for uid in shared.requests.answered_of_fewer(&id, silent) {
-            silent = silent.saturating_sub(usize::from(!is_gone(&uid).await));
-        }
-        if !shared.requests.limit(&id, silent) {
+        // One count that is refused or comes too late is not the end of the epoch. If it has ended, so have its
+        // requests.
+        let counted = count_out(&shared, &link, &space, &id).await;
+        if !counted.unwrap_or_else(|_| shared.requests.waits(&id)) {
             return;
         }
     }
+}
+
+/// Lets off the nodes that are gone. `false`: the request is over.
+async fn count_out(shared: &Shared, link: &Link, space: &Space, id: &str) -> Result<bool, Error> {
+    let mut silent = link.subscribers(&space.channels.public).await?.all().saturating_sub(1);
+    for uid in shared.requests.debtors(id) {
+        if is_gone(shared, link, space, &uid).await? {
+            shared.requests.forget(id, &uid);
+        }
+    }
+    // who has answered and is still there is none of those that are waited for
+    for uid in shared.requests.answered_of_fewer(id, silent) {
+        let is_gone = is_gone(shared, link, space, &uid).await?;
+        silent = silent.saturating_sub(usize::from(!is_gone));
+    }
+    Ok(shared.requests.limit(id, silent))
+}
+
+async fn is_gone(shared: &Shared, link: &Link, space: &Space, uid: &str) -> Result<bool, Error> {
+    let node = wire::channels(&shared.config.channel_prefix, &space.nsp, uid);
+    Ok(link.subscribers(&node.private).await?.all() == 0)
 }
 
 /// Takes requests and replies from the channels.
@@ -216,9 +262,13 @@ async fn relay(
     id: String,
 ) {
     while let Some(reply) = replies.recv().await {
-        let Ok(payload) = wire::reply_payload(&space.uid, &space.nsp, &id, &reply) else {
-            continue;
-        };
+        let write = |reply: &Reply| wire::reply_payload(&space.uid, &space.nsp, &id, reply);
+        let payload = write(&reply).or_else(|error| match reply {
+            // one that cannot be written will not come, and was announced
+            Reply::Ack(_) => write(&Reply::NoMore(1)),
+            _ => Err(error),
+        });
+        let Ok(payload) = payload else { continue };
         if link.publish(&channel, payload).await.is_err() {
             return;
         }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use fred::clients::{Client, SubscriberClient};
-use fred::error::Error;
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{
     ClientInterface, ClientLike, EventInterface, HashesInterface, KeysInterface, LuaInterface,
     PubsubInterface,
@@ -186,6 +186,11 @@ impl Commands {
     }
 }
 
+/// Has Redis said no? Otherwise the connection is in doubt.
+pub(super) fn is_answer(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled)
+}
+
 impl Channels {
     /// What comes on the channels.
     pub(super) fn messages(&self) -> broadcast::Receiver<ChannelMessage> {
@@ -200,8 +205,8 @@ impl Channels {
     pub(super) async fn settled(&self) -> Result<(), Error> {
         match self {
             Self::Redis(client) => match client.ping::<Value>(None).await {
-                // who may not ask is answered in turn, too
-                Err(error) if !error.details().starts_with("NOPERM") => Err(error),
+                // A refusal is an answer in turn, too: of who may not ask, or where nothing can be stored (MISCONF).
+                Err(error) if !is_answer(&error) => Err(error),
                 _ => Ok(()),
             },
             #[cfg(test)]

@@ -13,14 +13,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::access::Access;
-use super::channels::{listen, post, subscribe};
+use super::channels::{Post, listen, post, subscribe};
+use super::commands::is_answer;
 use super::entries::{RawEntry, ReadCount, entry_id, malformed, parse_entry, parse_read};
 use super::feed::Fields;
 use super::lane::Lane;
 use super::link::{Connection, Link, SharedLink, connect_to};
 use super::position::Standing;
 use super::servers::{self, Servers, Watch};
-use super::{Post, Shared, Start, Stream};
+use super::{Shared, Start, Stream};
 use crate::cluster::wire::StreamId;
 use crate::fanout::turn;
 use crate::random::random;
@@ -157,6 +158,7 @@ impl Epoch {
         let (sender, posts) = mpsc::channel(POSTS);
         // from here on new namespaces announce themselves; those that are there are announced now
         *shared.channels.lock() = Some(sender.clone());
+        shared.forget_left();
         let spaces: Vec<_> = shared.spaces.read().values().cloned().collect();
         for space in spaces {
             subscribe(&link, &space).await?;
@@ -183,6 +185,7 @@ impl Epoch {
         let watched = link.clone();
         tasks.spawn(async move { Err(watched.ended().await) });
         tasks.spawn(watch_servers(weak.clone(), link.servers.clone()));
+        tasks.spawn(watch_others(weak.clone(), link.clone()));
         tasks.spawn(leave(weak.clone()));
         let result = tasks.join_next().await;
         if let Some(shared) = weak.upgrade() {
@@ -261,11 +264,6 @@ async fn end_writer(writer: &Connection, old: Vec<ClientKillFilter>) -> Result<(
         }
         result => result.map(drop),
     }
-}
-
-/// Has Redis said no? Otherwise the connection is in doubt.
-fn is_answer(error: &Error) -> bool {
-    !matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled)
 }
 
 // --- the streams
@@ -480,6 +478,17 @@ async fn watch_servers(shared: Weak<Shared>, servers: Servers) -> Result<(), Err
             return std::future::pending().await;
         }
         watch.look(&shared.access).await?;
+    }
+}
+
+/// Ends when a server of a cluster is back that this epoch goes without. While it is gone it is not waited for.
+async fn watch_others(shared: Weak<Shared>, link: SharedLink) -> Result<(), Error> {
+    loop {
+        tokio::time::sleep(WATCH_EVERY).await;
+        let Some(shared) = shared.upgrade() else { return Ok(()) };
+        if link.has_more(&shared.access).await {
+            return Err(Error::new(ErrorKind::Cluster, "another server is back"));
+        }
     }
 }
 

@@ -321,7 +321,9 @@ async fn carrier(server: &Server, config: &ClientConfig) -> Result<Box<dyn Carri
     socket.set_nodelay(true)?;
     let Some(tls) = &config.tls else { return Ok(Box::new(socket)) };
     let TlsConnector::Rustls(connector) = &tls.connector;
-    let name = ServerName::try_from(server.host.to_string())?;
+    // a server of which only the address is known may have a certificate for its name, as `fred` has it, too
+    let name = server.tls_server_name.as_deref().unwrap_or(&server.host);
+    let name = ServerName::try_from(name.to_owned())?;
     Ok(Box::new(connector.connect(name, socket).await?))
 }
 

@@ -203,10 +203,8 @@ impl Link {
         &mut self,
         access: &Access,
     ) -> Result<Vec<broadcast::Receiver<ChannelMessage>>, Error> {
-        let Self { servers, sharded, home, writers, .. } = &*self;
-        let all = servers.primaries.iter().chain(&servers.replicas);
-        let rest = all.filter(|server| !sharded && !writers.contains_key(*server));
-        let others = join_all(rest.map(|server| async move {
+        let Self { servers, sharded, home, .. } = &*self;
+        let others = join_all(self.rest().map(|server| async move {
             Some((server.clone(), connect_to(access.to_server(server)).await.ok()?))
         }));
         let listening = if *sharded { servers.primaries.clone() } else { vec![home.clone()] };
@@ -219,6 +217,21 @@ impl Link {
         self.others = others.into_iter().flatten().collect();
         self.subscribers = subscribers?.into_iter().collect();
         Ok(self.subscribers.values().map(|subscriber| subscriber.messages()).collect())
+    }
+
+    /// The servers that the bus itself does not need, but peers may have subscribed at.
+    fn rest(&self) -> impl Iterator<Item = &Server> {
+        let all = self.servers.primaries.iter().chain(&self.servers.replicas);
+        all.filter(|server| !self.sharded && !self.writers.contains_key(*server))
+    }
+
+    /// Is one of them there again that was gone? Nobody who is there would be counted, and no session be found.
+    pub(super) async fn has_more(&self, access: &Access) -> bool {
+        let is_gone = |server: &&Server| {
+            self.others.get(*server).is_none_or(|other| other.task.is_finished())
+        };
+        let again = self.rest().filter(is_gone).map(|server| connect_to(access.to_server(server)));
+        join_all(again).await.iter().any(Result::is_ok)
     }
 
     /// The connection to who has this key or channel.

@@ -41,6 +41,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::access::Access;
+use self::channels::{Ask, Post};
 pub use self::client::Redis;
 use self::feed::{Feed, Late, Read};
 use self::past::{Delivered, NODE_CHARS, RawFields, remembered, remembered_message};
@@ -134,32 +135,6 @@ struct Stream {
     to_watch: Notify,
 }
 
-/// What a request or a reply wants on a channel.
-enum Post {
-    Publish {
-        channel: String,
-        payload: Vec<u8>,
-    },
-    /// Ask how many nodes there are, then begin to wait and publish.
-    Ask(Ask),
-    /// Ask how many nodes there are.
-    Count(Arc<Space>, oneshot::Sender<usize>),
-    /// A namespace is new: subscribe to its channels.
-    Subscribe(Arc<Space>),
-    /// A namespace is gone: peers must not count it any more.
-    Unsubscribe(Arc<Space>),
-}
-
-/// A request on its way. Wherever it is dropped before it was sent, who asked learns of it.
-struct Ask {
-    space: Arc<Space>,
-    payload: Vec<u8>,
-    id: String,
-    /// Taken when the request begins to wait for its replies.
-    replies: Option<mpsc::UnboundedSender<Reply>>,
-    counts_acks: bool,
-}
-
 impl Drop for Ask {
     fn drop(&mut self) {
         if let Some(replies) = self.replies.take() {
@@ -247,13 +222,8 @@ impl RedisBus {
 
 impl Bus for RedisBus {
     fn attach(&self, nsp: &Str, replica: Weak<dyn Replica>) -> Arc<dyn Log> {
+        let gone = self.0.forget_left();
         let mut spaces = self.0.spaces.write();
-        let gone = spaces.extract_if(|_, space| {
-            let mut replicas = space.replicas.write();
-            replicas.retain(|replica| replica.strong_count() > 0);
-            replicas.is_empty()
-        });
-        let gone: Vec<_> = gone.map(|(_, space)| space).collect();
         let known = spaces.get(nsp).cloned();
         let is_new = known.is_none();
         let space = known.unwrap_or_else(|| Arc::new(self.0.new_space(nsp)));
@@ -298,6 +268,13 @@ impl Bus for RedisBus {
 struct RedisLog {
     shared: Arc<Shared>,
     space: Arc<Space>,
+}
+
+/// Its namespace ends with it; that is looked at elsewhere, since here any lock may be held.
+impl Drop for RedisLog {
+    fn drop(&mut self) {
+        self.shared.post(Post::Left);
+    }
 }
 
 impl Log for RedisLog {
@@ -409,6 +386,12 @@ impl Shared {
                 *channels = None; // not to be lost: this ends the epoch
             }
         }
+    }
+
+    /// Takes out the namespaces of which no replica is left.
+    fn forget_left(&self) -> Vec<Arc<Space>> {
+        let is_left = |_: &Str, space: &mut Arc<Space>| !space.is_alive();
+        self.spaces.write().extract_if(is_left).map(|(_, space)| space).collect()
     }
 
     fn space(&self, nsp: &Str) -> Option<Arc<Space>> {
@@ -552,6 +535,12 @@ impl Shared {
 }
 
 impl Space {
+    fn is_alive(&self) -> bool {
+        let mut replicas = self.replicas.write();
+        replicas.retain(|replica| replica.strong_count() > 0);
+        !replicas.is_empty()
+    }
+
     fn live(&self) -> Vec<Arc<dyn Replica>> {
         self.replicas.read().iter().filter_map(Weak::upgrade).collect()
     }

@@ -17,22 +17,26 @@ struct Waiting {
     nodes: usize,
     /// The uids of those that have.
     answered: HashSet<String>,
-    /// By the uid of the node: acknowledgements that were announced and have not come, or, below zero, that
-    /// came before their number did. In a Redis Cluster a node's answers go through whichever server
-    /// the client takes for each `PUBLISH`, so that they overtake each other.
+    /// By the uid of the node: acknowledgements that were announced and are still to come, or, below zero, that
+    /// came (or were called off) before their number did. In a Redis Cluster a node's answers go through
+    /// whichever server the client takes for each `PUBLISH`, so that they overtake each other.
     acks: HashMap<String, isize>,
     /// Does a node answer with a count first and acknowledgements after it?
     counts_acks: bool,
+    /// It is not known yet how many nodes have received it: one that nobody has counted may answer first, and must not
+    /// take the place of another.
+    held: bool,
 }
 
 impl Waiting {
     fn has_answered(&mut self, uid: &str) {
-        self.nodes = self.nodes.saturating_sub(1);
-        self.answered.insert(uid.to_owned());
+        if self.answered.insert(uid.to_owned()) {
+            self.nodes = self.nodes.saturating_sub(1);
+        }
     }
 
     fn is_done(&self) -> bool {
-        self.nodes == 0 && self.acks.values().all(|owed| *owed <= 0)
+        !self.held && self.nodes == 0 && self.acks.values().all(|owed| *owed <= 0)
     }
 }
 
@@ -41,7 +45,7 @@ impl Waiting {
 pub(super) struct Requests(Mutex<HashMap<String, Waiting>>);
 
 impl Requests {
-    /// Begins to wait for so many nodes.
+    /// Begins to wait for so many nodes, at least until [`Requests::reached`].
     pub(super) fn begin(
         &self,
         id: String,
@@ -50,18 +54,20 @@ impl Requests {
         counts_acks: bool,
     ) {
         let (answered, acks) = (HashSet::new(), HashMap::new());
-        let waiting = Waiting { replies, asked: nodes, nodes, answered, acks, counts_acks };
-        if !waiting.is_done() {
+        let held = true;
+        let waiting = Waiting { replies, asked: nodes, nodes, answered, acks, counts_acks, held };
+        if nodes > 0 {
             self.0.lock().insert(id, waiting);
         }
     }
 
-    /// No more nodes than so many have received the request: others left after they were counted. (Some may have
-    /// answered already.)
-    pub(super) fn reached(&self, id: &str, nodes: usize) {
+    /// So many have received the request, of whom no more than `known` are nodes. There may be fewer than were counted
+    /// before, since some have left, or more, since some have joined. (Some may have answered already.)
+    pub(super) fn reached(&self, id: &str, received: usize, known: usize) {
         let mut requests = self.0.lock();
         let Some(waiting) = requests.get_mut(id) else { return };
-        waiting.asked = waiting.asked.min(nodes);
+        waiting.held = false;
+        waiting.asked = received.min(known);
         waiting.nodes = waiting.asked.saturating_sub(waiting.answered.len());
         if waiting.is_done() {
             requests.remove(id);
@@ -80,6 +86,10 @@ impl Requests {
             Reply::Ack(_) if waiting.counts_acks => {
                 *waiting.acks.entry(uid.to_owned()).or_default() -= 1;
             }
+            Reply::NoMore(count) if waiting.counts_acks => {
+                *waiting.acks.entry(uid.to_owned()).or_default() -= count.cast_signed();
+            }
+            Reply::NoMore(_) => return, // nobody has asked for acknowledgements
             _ => waiting.has_answered(uid),
         }
         let gone = waiting.replies.send(reply).is_err();
@@ -94,6 +104,16 @@ impl Requests {
         let requests = self.0.lock();
         let fewer = requests.get(id).filter(|waiting| others < waiting.asked);
         fewer.map_or_else(Vec::new, |waiting| waiting.answered.iter().cloned().collect())
+    }
+
+    /// Is anybody still waiting for answers?
+    pub(super) fn waits(&self, id: &str) -> bool {
+        let mut requests = self.0.lock();
+        let waits = requests.get(id).is_some_and(|waiting| !waiting.replies.is_closed());
+        if !waits {
+            requests.remove(id);
+        }
+        waits
     }
 
     /// So many nodes are left that have not answered: there cannot be more answers than that. `false`: the
@@ -151,9 +171,17 @@ impl Requests {
 mod tests {
     use super::*;
 
-    fn begin(requests: &Requests, nodes: usize, acks: bool) -> mpsc::UnboundedReceiver<Reply> {
+    /// A request that is still being sent.
+    fn hold(requests: &Requests, nodes: usize, acks: bool) -> mpsc::UnboundedReceiver<Reply> {
         let (sender, receiver) = mpsc::unbounded_channel();
         requests.begin("r".into(), sender, nodes, acks);
+        receiver
+    }
+
+    /// A request that has reached all that were counted.
+    fn begin(requests: &Requests, nodes: usize, acks: bool) -> mpsc::UnboundedReceiver<Reply> {
+        let receiver = hold(requests, nodes, acks);
+        requests.reached("r", nodes, nodes);
         receiver
     }
 
@@ -231,26 +259,95 @@ mod tests {
     #[test]
     fn a_node_that_left_before_the_request_was_sent_is_not_missing() {
         let requests = Requests::default();
-        let mut receiver = begin(&requests, 3, false);
+        let mut receiver = hold(&requests, 3, false);
         requests.answer("r", "a", Reply::Sockets(Vec::new()));
-        requests.reached("r", 2);
+        requests.reached("r", 2, 3);
         assert!(requests.limit("r", 1), "one has not answered");
         requests.answer("r", "b", Reply::Sockets(Vec::new()));
         assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
         assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
         assert!(is_over(&mut receiver));
-        let mut receiver = begin(&requests, 1, false);
-        requests.reached("r", 0);
+        let mut receiver = hold(&requests, 1, false);
+        requests.reached("r", 0, 1);
         assert!(matches!(receiver.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
     }
 
     #[test]
     fn what_more_have_received_the_request_are_no_nodes() {
         let requests = Requests::default();
-        let mut receiver = begin(&requests, 1, false);
-        requests.reached("r", 2);
+        let mut receiver = hold(&requests, 1, false);
+        requests.reached("r", 2, 1);
         assert!(!is_over(&mut receiver));
         requests.answer("r", "a", Reply::Sockets(Vec::new()));
+        assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn a_node_that_joins_while_the_request_is_sent_takes_nobodys_place() {
+        let requests = Requests::default();
+        let mut receiver = hold(&requests, 1, false);
+        requests.answer("r", "new", Reply::Sockets(Vec::new()));
+        assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
+        requests.reached("r", 2, 2);
+        assert!(!is_over(&mut receiver));
+        requests.answer("r", "old", Reply::Sockets(Vec::new()));
+        assert!(matches!(receiver.try_recv(), Ok(Reply::Sockets(_))));
+        assert!(is_over(&mut receiver));
+        // all have answered before it is known that they are all
+        let mut receiver = hold(&requests, 1, false);
+        requests.answer("r", "old", Reply::Sockets(Vec::new()));
+        assert!(!is_over(&mut receiver));
+        requests.reached("r", 1, 1);
+        assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn a_node_that_answers_twice_is_one() {
+        let requests = Requests::default();
+        let mut receiver = begin(&requests, 2, false);
+        requests.answer("r", "a", Reply::Sockets(Vec::new()));
+        requests.answer("r", "a", Reply::Sockets(Vec::new()));
+        assert!(!is_over(&mut receiver));
+        requests.answer("r", "b", Reply::Sockets(Vec::new()));
+        assert!(is_over(&mut receiver));
+    }
+
+    #[test]
+    fn acknowledgements_that_are_called_off_are_not_waited_for() {
+        let requests = Requests::default();
+        let args = crate::socketio::packet::Codec::Json.args(None, &1).unwrap();
+        let mut receiver = begin(&requests, 1, true);
+        requests.answer("r", "a", Reply::ClientCount(3));
+        requests.answer("r", "a", Reply::Ack(args.clone()));
+        assert!(!is_over(&mut receiver));
+        requests.answer("r", "a", Reply::NoMore(2));
+        assert!(is_over(&mut receiver));
+        // before the number, and before the acknowledgement that did come
+        let mut receiver = begin(&requests, 1, true);
+        requests.answer("r", "a", Reply::NoMore(1));
+        assert!(!is_over(&mut receiver));
+        requests.answer("r", "a", Reply::ClientCount(2));
+        assert_eq!(requests.debtors("r"), ["a"]);
+        assert!(!is_over(&mut receiver));
+        requests.answer("r", "a", Reply::Ack(args));
+        assert!(is_over(&mut receiver));
+        // it is no answer to anything else
+        let mut receiver = begin(&requests, 1, false);
+        requests.answer("r", "a", Reply::NoMore(1));
+        assert!(!is_over(&mut receiver));
+    }
+
+    #[test]
+    fn a_request_is_waited_for_until_it_is_over_or_who_asked_has_given_up() {
+        let requests = Requests::default();
+        let receiver = begin(&requests, 1, false);
+        assert!(requests.waits("r"));
+        drop(receiver);
+        assert!(!requests.waits("r"));
+        let mut receiver = hold(&requests, 1, false);
+        assert!(requests.waits("r"));
+        requests.fail_all();
+        assert!(!requests.waits("r"));
         assert!(is_over(&mut receiver));
     }
 

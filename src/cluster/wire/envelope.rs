@@ -13,6 +13,10 @@ use crate::engine::packet::Str;
 use crate::error::EmitError;
 use crate::socketio::packet::{Args, Codec};
 
+/// So many of the acknowledgements that were announced will not come. Node's adapter has no such message, and passes
+/// over it (cluster-adapter.ts, "unknown message type").
+const NO_MORE: u8 = 103;
+
 /// A message, keys in Node's order.
 #[derive(Serialize)]
 pub(super) struct EnvelopeOut<'a, T> {
@@ -99,6 +103,12 @@ pub(crate) fn reply_payload(
     }
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
+    struct NoMore<'a> {
+        request_id: &'a str,
+        count: usize,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
     struct Sockets<'a> {
         request_id: &'a str,
         sockets: Vec<Socket<'a>>,
@@ -111,6 +121,10 @@ pub(crate) fn reply_payload(
             EnvelopeOut { kind: kind::BROADCAST_CLIENT_COUNT, data, uid, nsp }.encode()
         }
         Reply::Ack(args) => answer_payload(kind::BROADCAST_ACK, uid, nsp, request_id, args),
+        Reply::NoMore(count) => {
+            let data = NoMore { request_id, count: *count };
+            EnvelopeOut { kind: NO_MORE, data, uid, nsp }.encode()
+        }
         Reply::ServerSideAnswer(args) => {
             answer_payload(kind::SERVER_SIDE_EMIT_RESPONSE, uid, nsp, request_id, args)
         }
@@ -225,7 +239,8 @@ impl Envelope {
             kind::FETCH_SOCKETS_RESPONSE
             | kind::SERVER_SIDE_EMIT_RESPONSE
             | kind::BROADCAST_CLIENT_COUNT
-            | kind::BROADCAST_ACK => reply(kind, &message.map("data")?, codec)?,
+            | kind::BROADCAST_ACK
+            | NO_MORE => reply(kind, &message.map("data")?, codec)?,
             call::CALL_IN => {
                 let data = message.map("data")?;
                 let request_id = request_id(&data)?.ok_or(INCOMPLETE)?;
@@ -281,13 +296,15 @@ fn reply(kind: u8, data: &msgpack::Map<'_>, codec: Codec) -> Result<Kind, Malfor
         let args = codec.args_from_list(&answer[..], false);
         args.map_err(|_| Malformed("an answer that cannot be read"))
     };
+    let count = |name| {
+        let count = data.get(name).and_then(msgpack::Value::uint);
+        // Such counts are added up.
+        let count = count.and_then(|count| u32::try_from(count).ok()).ok_or(INCOMPLETE)?;
+        Ok::<_, Malformed>(count as usize)
+    };
     let reply = match kind {
-        kind::BROADCAST_CLIENT_COUNT => {
-            let count = data.get("clientCount").and_then(msgpack::Value::uint);
-            // Such counts are added up.
-            let count = count.and_then(|count| u32::try_from(count).ok()).ok_or(INCOMPLETE)?;
-            Reply::ClientCount(count as usize)
-        }
+        kind::BROADCAST_CLIENT_COUNT => Reply::ClientCount(count("clientCount")?),
+        NO_MORE => Reply::NoMore(count("count")?),
         kind::BROADCAST_ACK => Reply::Ack(answer()?),
         kind::SERVER_SIDE_EMIT_RESPONSE => Reply::ServerSideAnswer(answer()?),
         _ => Reply::Sockets(sockets(data)?),

@@ -343,7 +343,7 @@ fn messages_that_do_not_belong_on_the_channels_are_skipped_and_broken_ones_refus
     for kind in ["00", "01", "02", "04", "05", "06", "0d", "cd0103", "c0"] {
         assert!(message(kind, "80").unwrap().is_none(), "{kind}");
     }
-    for kind in ["03", "07", "08", "09", "0a", "0b", "0c"] {
+    for kind in ["03", "07", "08", "09", "0a", "0b", "0c", "67"] {
         assert!(message(kind, "80").is_err(), "{kind}");
         assert!(message(kind, "c0").is_err(), "{kind}");
     }
@@ -423,6 +423,24 @@ fn a_session_of_ours_comes_back_whole() {
     let payload = called_in_payload("a", "/", "r", Some(&LetGo::Ended)).unwrap();
     let read = Envelope::parse(&payload, UID, Codec::Json).unwrap().unwrap();
     assert!(matches!(read.kind, Kind::CalledIn { answer: Some(LetGo::Ended), .. }));
+}
+
+#[test]
+fn acknowledgements_that_will_not_come_are_read_as_they_were_written_and_bounded() {
+    let read = |count| {
+        let payload = reply_payload(PEER, "/n", "r", &Reply::NoMore(count)).unwrap();
+        Envelope::parse(&payload, UID, Codec::Json)
+    };
+    for count in [0, 1, u32::MAX as usize] {
+        let read = read(count).unwrap().unwrap();
+        assert_eq!((read.uid.as_str(), read.nsp.as_str()), (PEER, "/n"));
+        let Kind::Reply { reply: Reply::NoMore(again), request_id } = read.kind else {
+            panic!("{count}")
+        };
+        assert_eq!((again, request_id.as_str()), (count, "r"));
+    }
+    // all of them are added up
+    assert!(read(u32::MAX as usize + 1).is_err());
 }
 
 #[test]

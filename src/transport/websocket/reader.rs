@@ -17,6 +17,11 @@ pub(super) const MAX_PARTIAL_HEADER: usize = 13;
 /// with (almost) nothing in them.
 pub(super) const MAX_FRAGMENTS: u32 = 4096;
 
+/// Bytes beyond a whole message that may come before the close frame, when only that matters any more.
+///
+/// Who was in the middle of a large message has to get it out before it can answer.
+const SKIPPED_BEYOND: usize = 64 * 1024;
+
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -64,6 +69,8 @@ pub(super) struct Reader {
     fragments: u32,
     /// See [`Reader::take_other_frames`].
     other_frames: usize,
+    /// Bytes that came when only the close frame mattered.
+    skipped: usize,
     phase: Phase,
     is_deflate: bool,
     /// Bytes of a message, before and after inflating.
@@ -96,6 +103,7 @@ impl Reader {
             control: Vec::new(),
             fragments: 0,
             other_frames: 0,
+            skipped: 0,
             phase: Phase::Open,
             is_deflate,
             max_payload,
@@ -128,6 +136,11 @@ impl Reader {
             self.phase = Phase::Skipping;
             self.message = Vec::new();
         }
+    }
+
+    /// Has more come without a close frame than could be under way when the peer was told to close?
+    pub(super) fn talks_on(&self) -> bool {
+        self.skipped > self.max_payload.saturating_add(SKIPPED_BEYOND)
     }
 
     /// Bytes to put before the next ones from the network: at most [`MAX_PARTIAL_HEADER`] once
@@ -173,6 +186,10 @@ impl Reader {
     /// # Errors
     /// The rule that the peer broke; afterwards the reader is over.
     pub(super) fn take_in(&mut self, mut input: &[u8]) -> Result<Option<Event>, PeerMisbehaved> {
+        if self.phase != Phase::Open {
+            let new = input.len().saturating_sub(self.held.len());
+            self.skipped = self.skipped.saturating_add(new);
+        }
         let event = self.step(&mut input);
         self.held = if self.is_over() { Bytes::new() } else { Bytes::copy_from_slice(input) };
         event

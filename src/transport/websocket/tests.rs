@@ -386,6 +386,21 @@ async fn closing_waits_for_the_peers_close_frame_and_drops_messages() {
     assert!(now(|cx| link.poll_closed(cx)).is_ready());
 }
 
+/// It would be read for nothing, at the speed of the line, until the deadline.
+#[tokio::test]
+async fn closing_does_not_wait_for_a_peer_that_talks_on() {
+    let (mut link, mut peer) = pair(1 << 16);
+    link.close(1000);
+    let pongs = client_frame(0x8a, b"").repeat(1 << 13);
+    let mut sent = 0;
+    while now(|cx| link.poll_closed(cx)).is_pending() {
+        assert!(sent < 2 * CONFIG.max_payload, "{sent} bytes, and it reads on");
+        peer.write_all(&pongs).await.unwrap();
+        sent += pongs.len();
+    }
+    assert!(sent > CONFIG.max_payload, "a whole message may be under way");
+}
+
 #[tokio::test]
 async fn closing_after_a_broken_rule_waits_for_the_end_of_the_stream() {
     let (mut link, mut peer) = pair(1 << 16);

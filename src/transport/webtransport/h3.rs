@@ -24,6 +24,8 @@ use super::beside::Beside;
 
 /// Longest SETTINGS frame. A browser's has some 50 bytes.
 const MAX_SETTINGS: u64 = 4 * 1024;
+/// Fields of a request. A browser's has some 10; the table that they are kept in would panic at 24,577.
+const MAX_FIELDS: usize = 1_024;
 /// Bytes read at a time where nobody wants them, on the stack.
 const SKIP_CHUNK: usize = 512;
 
@@ -384,11 +386,13 @@ pub(super) async fn opening<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Open
 /// The fields of a request, or the status to refuse it with.
 ///
 /// # Errors
-/// A section that is no QPACK: the connection ends.
+/// A section that is no QPACK, or of more than [`MAX_FIELDS`]: the connection ends.
 pub(super) fn parse_request(
     section: &[u8],
 ) -> Result<Result<RequestFields, StatusCode>, ErrorCode> {
-    check_section(section).ok_or(ErrorCode::Decompression)?;
+    if check_section(section).ok_or(ErrorCode::Decompression)? > MAX_FIELDS {
+        return Err(ErrorCode::ExcessiveLoad);
+    }
     let mut headers = Decoder::decode(section).map_err(|_| ErrorCode::Decompression)?;
     let mut field = |name| headers.remove(name);
     let is_session = field(":method").as_deref() == Some("CONNECT")
@@ -404,12 +408,13 @@ pub(super) fn parse_request(
     Ok(request)
 }
 
-/// Walks over a section without decoding it. The decoder behind does not bound its integers (an overlong
-/// one makes it panic where overflow is checked), so only a section with plain ones gets there. The dynamic
-/// table, which we do not offer, is refused on the way.
-fn check_section(section: &[u8]) -> Option<()> {
+/// Walks over a section without decoding it, and counts its fields. The decoder behind does not bound its integers
+/// (an overlong one makes it panic where overflow is checked), so only a section with plain ones gets there. The
+/// dynamic table, which we do not offer, is refused on the way.
+fn check_section(section: &[u8]) -> Option<usize> {
     // Required Insert Count and Delta Base refer to the dynamic table: both are 0
     let mut rest = section.strip_prefix(&[0, 0])?;
+    let mut fields = 0;
     while let Some(first) = rest.first() {
         rest = match first {
             // indexed, static
@@ -422,8 +427,9 @@ fn check_section(section: &[u8]) -> Option<()> {
             0b0010_0000..=0b0011_1111 => string::<7>(string::<3>(rest)?)?,
             _ => return None,
         };
+        fields += 1;
     }
-    Some(())
+    Some(fields)
 }
 
 /// An integer with a prefix of `BITS` (RFC 7541 5.1) below the longest header section, and what is behind.

@@ -214,6 +214,21 @@ fn overlong_integers_and_the_dynamic_table_do_not_reach_the_decoder() {
     }
 }
 
+#[test]
+fn a_request_of_more_fields_than_can_be_kept_is_an_excess() {
+    let of = |count: usize| {
+        let names: Vec<_> = (CONNECT.len()..count).map(|field| format!("x{field}")).collect();
+        let others = names.iter().map(|name| (name.as_str(), ""));
+        parse_request(&section(&CONNECT.into_iter().chain(others).collect::<Vec<_>>()))
+    };
+    let most = of(MAX_FIELDS).unwrap().unwrap();
+    // without the authority and the path, and what is looked at before them
+    assert_eq!(most.headers.len(), MAX_FIELDS - CONNECT.len());
+    for count in [MAX_FIELDS + 1, 24_577] {
+        assert_eq!(of(count), Err(ErrorCode::ExcessiveLoad), "{count}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_the_header_decoder_panic(
@@ -241,7 +256,7 @@ proptest! {
     fn what_the_encoder_writes_is_plain(fields in proptest::collection::hash_map("[a-z-]{1,200}", ".{0,200}", 0..20)) {
         let fields: Vec<_> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
         let section = section(&fields);
-        prop_assert_eq!(check_section(&section), Some(()));
+        prop_assert_eq!(check_section(&section), Some(fields.len()));
         prop_assert_eq!(Decoder::decode(&section).unwrap().len(), fields.len());
     }
 }
