@@ -156,9 +156,9 @@ impl Epoch {
         .await?;
         before.servers = Some(servers);
         let (sender, posts) = mpsc::channel(POSTS);
-        // from here on new namespaces announce themselves; those that are there are announced now
+        // from here on namespaces come and go by posts; those that are there are announced now
         *shared.channels.lock() = Some(sender.clone());
-        shared.forget_left();
+        shared.post(Post::Left); // whoever is gone by then
         let spaces: Vec<_> = shared.spaces.read().values().cloned().collect();
         for space in spaces {
             subscribe(&link, &space).await?;
