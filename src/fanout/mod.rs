@@ -192,6 +192,11 @@ impl Mailbox {
         self.inner.lock().outbox.bytes()
     }
 
+    /// Bytes that fit.
+    pub(crate) fn room(&self) -> usize {
+        self.inner.lock().outbox.room()
+    }
+
     // --- the session's task only
 
     /// Takes what was asked. Nobody else writes until [`Mailbox::sleep`], which is to come.

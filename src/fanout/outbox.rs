@@ -222,6 +222,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// Bytes that fit.
+    pub(crate) fn room(&self) -> usize {
+        self.limit.saturating_sub(self.bytes)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.len() == self.holes
     }

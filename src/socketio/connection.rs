@@ -394,15 +394,16 @@ impl Shared {
         // `on_connect`, and a connection that ends finds the socket open.
         let pid = pid.map(Str::as_str);
         self.reply(&namespace.name, Outgoing::Connect { sid: socket.id(), pid });
+        socket.enter(rooms, socket.0.session.as_ref().map(|_| namespace.log.mark().id));
         first();
-        let mut to_be = socket.0.rooms_to_be.lock();
-        let joined = to_be.take().unwrap_or_default();
-        namespace.insert(socket, rooms);
-        namespace.rooms.lock().join(socket.id(), &joined);
-        drop(to_be);
         self.server.bring_back(namespace);
         socket.open();
         true
+    }
+
+    /// Bytes that may be pushed before its client is too slow.
+    pub(super) fn room(&self) -> usize {
+        self.mailbox.room()
     }
 
     pub(super) fn abort(&self, reason: CloseReason) {

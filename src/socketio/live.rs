@@ -71,6 +71,25 @@ impl Socket {
         self.0.rooms_to_be.lock().clone().unwrap_or_default()
     }
 
+    /// It enters its namespace, with `rooms` that it had, those that fit, and those that it joined at the door, if
+    /// they fit, too. `at`: where the node is, while recovery is on.
+    pub(super) fn enter(&self, rooms: &[Str], at: Option<StreamId>) {
+        // held all the time: what is joined meanwhile is joined before or after
+        let mut to_be = self.0.rooms_to_be.lock();
+        let kept = self.fitting(rooms, &[]);
+        let joined = self.fitting(&to_be.take().unwrap_or_default(), &kept);
+        self.0.namespace.insert(self, &kept, &joined);
+        if let (Some(session), Some(at)) = (&self.0.session, at) {
+            let mut track = session.track.lock();
+            if kept.len() < rooms.len() {
+                let surplus: Vec<Str> =
+                    rooms.iter().filter(|room| !kept.contains(room)).cloned().collect();
+                track.leave(&surplus, at);
+            }
+            track.join(&joined, at);
+        }
+    }
+
     pub(super) fn data_value(&self) -> serde_json::Value {
         self.0.data.lock().clone()
     }
@@ -100,25 +119,29 @@ impl Socket {
         takes
     }
 
+    /// It is about to leave: what is delivered from now on it does not get, so that must not count as passed.
+    pub(super) fn marks_place(&self) {
+        if let Some(session) = &self.0.session {
+            session.left.get_or_init(|| Box::new(self.place()));
+        }
+    }
+
+    /// Where the node is now.
+    fn place(&self) -> Place {
+        let log = &self.0.namespace.log;
+        (log.mark(), log.early())
+    }
+
     /// All that is to be known of it elsewhere; `None` while recovery is off, or when it goes on elsewhere.
     pub(super) fn record(&self) -> Option<Record> {
-        // asked before the track: what is delivered in between is then in both, and not in neither
-        self.record_at(self.place()?)
-    }
-
-    /// Where the node is now; `None` while recovery is off.
-    pub(super) fn place(&self) -> Option<Place> {
-        let log = &self.0.namespace.log;
-        self.0.session.is_some().then(|| (log.mark(), log.early()))
-    }
-
-    /// As [`Self::record`]. The socket must have been among those that are delivered to until `place` was
-    /// asked, or longer: what came behind that is looked for in the log when the client is back.
-    fn record_at(&self, (at, early): Place) -> Option<Record> {
         let session = self.0.session.as_ref()?;
         if session.over.load(Ordering::Acquire) {
             return None;
         }
+        // Asked before the track: what is delivered in between is then in both, and not in neither. And before it
+        // is asked whether the socket has left: until then it was among those that are delivered to, or longer.
+        let now = self.place();
+        let (at, early) = session.left.get().map_or(now, |left| (**left).clone());
         let log = &self.0.namespace.log;
         let mut record = Record {
             nsp: self.0.namespace.name.clone(),
@@ -156,10 +179,10 @@ impl Socket {
         }
     }
 
-    /// The connection ended: the session waits, or is over. `place`: from before the socket left.
-    pub(super) fn end_session(&self, reason: CloseReason, place: Option<Place>) {
+    /// The connection ended: the session waits, or is over.
+    pub(super) fn end_session(&self, reason: CloseReason) {
         let Some(session) = &self.0.session else { return };
-        let Some(record) = place.and_then(|place| self.record_at(place)) else { return };
+        let Some(record) = self.record() else { return };
         if session.over.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -188,5 +211,82 @@ impl Socket {
         self.close(CloseReason::Superseded);
         self.0.connection.abort(CloseReason::Superseded);
         Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, OnceLock};
+    use std::time::{Duration, Instant, SystemTime};
+
+    use super::*;
+    use crate::cluster::history::TailLimits;
+    use crate::cluster::memory::MemoryBus;
+    use crate::cluster::session::LetGo;
+    use crate::config::RecoveryConfig;
+    use crate::engine::handshake::Handshake;
+    use crate::engine::packet::Message;
+    use crate::engine::{NodeTag, TransportKind};
+    use crate::fanout::Mailbox;
+    use crate::metrics::Metrics;
+    use crate::socketio::SocketIo;
+    use crate::socketio::connection::Connection;
+
+    fn server() -> Arc<SocketIo> {
+        let window = Duration::from_secs(60);
+        let recovery = RecoveryConfig { window, ..RecoveryConfig::default() };
+        let config = SocketIoConfig { recovery, ..SocketIoConfig::default() };
+        let bus = MemoryBus::new(Some(TailLimits { entries: 100, bytes: 1 << 20 }));
+        let metrics = Arc::new(Metrics::new("0"));
+        Arc::new(SocketIo::new(config, metrics, Arc::new(bus), NodeTag::new(*b"test"), None))
+    }
+
+    fn connected(server: &Arc<SocketIo>) -> (Connection, Socket) {
+        let handshake = Arc::new(Handshake {
+            transport: "websocket",
+            url: "/socket.io/".to_owned(),
+            query: Vec::new(),
+            headers: http::HeaderMap::new(),
+            peer: ([127, 0, 0, 1], 1).into(),
+            address: [127, 0, 0, 1].into(),
+            secure: false,
+            issued: SystemTime::UNIX_EPOCH,
+            shown: OnceLock::new(),
+        });
+        let mailbox = Arc::new(Mailbox::new(1 << 20));
+        let kind = TransportKind::WebSocket;
+        let connection = Connection::new(Instant::now(), server.clone(), mailbox, handshake, kind);
+        connection.handle_message(Instant::now(), Message::Text("0".into())).unwrap();
+        let socket = server.of("/").local_sockets().pop().expect("it is in");
+        (connection, socket)
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_socket_leaves_has_not_passed_whoever_asks_then() {
+        for by_another in [false, true] {
+            let server = server();
+            let (connection, socket) = connected(&server);
+            let namespace = &socket.0.namespace;
+            server.of("/").emit("got", &()).await.unwrap();
+            let got = namespace.log.mark();
+            // the first steps of leaving: here another thread may come in between
+            socket.marks_place();
+            socket.0.connected.store(false, Ordering::Release);
+            server.of("/").emit("missed", &()).await.unwrap();
+            assert!(namespace.log.mark() > got);
+            let (pid, _) = socket.session_start().unwrap();
+            let record = match by_another {
+                true => match crate::cluster::Replica::let_go(&**namespace, &pid) {
+                    Some(LetGo::Record(record)) => *record,
+                    other => panic!("{other:?}"),
+                },
+                false => match namespace.peek(&pid) {
+                    Some(LetGo::Record(record)) => *record,
+                    other => panic!("{other:?}"),
+                },
+            };
+            assert_eq!(record.at, Some(got), "called in by another node: {by_another}");
+            drop(connection);
+        }
     }
 }

@@ -326,11 +326,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes a socket in, with the rooms that it is in.
-    pub(crate) fn insert(&self, socket: &Socket, rooms: &[Str]) {
+    /// Takes a socket in, with the rooms that it had, and those that it has joined since.
+    pub(crate) fn insert(&self, socket: &Socket, kept: &[Str], joined: &[Str]) {
         let mut index = self.rooms.lock();
         index.insert(socket.0.id.clone(), socket.clone());
-        index.join(&socket.0.id, rooms);
+        index.join(&socket.0.id, kept);
+        index.join(&socket.0.id, joined);
     }
 
     pub(crate) fn remove(&self, id: &Str) -> Option<Vec<Str>> {

@@ -282,11 +282,19 @@ impl Shared {
         let past = log.past(replay.passed());
         let missed = step_all(&mut replay, past, namespace.codec)?;
         let missed: Vec<_> = missed.into_iter().map(|missed| encoded(namespace, missed)).collect();
-        let bytes: usize = missed.iter().map(|(_, message)| message.bytes()).sum();
-        if bytes > namespace.config.recovery.max_bytes {
-            return Err(NotRecovered::TooMuch); // it would not pass the outbox
-        }
+        self.fits(namespace, &missed)?;
         Ok(Entrance { replay, missed, fresh: false })
+    }
+
+    /// Would it pass the outbox? Other namespaces of the connection may have filled that: they come back at once.
+    fn fits(
+        &self,
+        namespace: &NamespaceInner,
+        missed: &[(Missed, Arc<Encoded>)],
+    ) -> Result<(), NotRecovered> {
+        let bytes: usize = missed.iter().map(|(_, message)| message.bytes()).sum();
+        let most = namespace.config.recovery.max_bytes.min(self.room());
+        if bytes > most { Err(NotRecovered::TooMuch) } else { Ok(()) }
     }
 
     /// The end of the replay, and the entry, in one step.
@@ -306,8 +314,12 @@ impl Shared {
         let (namespace, log) = (&socket.0.namespace, &socket.0.namespace.log);
         let Some(session) = &socket.0.session else { return Entered::Gone };
         let past = log.past(replay.passed());
-        match step_all(&mut replay, past, namespace.codec) {
-            Ok(more) => missed.extend(more.into_iter().map(|missed| encoded(namespace, missed))),
+        let more = step_all(&mut replay, past, namespace.codec).and_then(|more| {
+            missed.extend(more.into_iter().map(|missed| encoded(namespace, missed)));
+            self.fits(namespace, &missed)
+        });
+        match more {
+            Ok(()) => {}
             Err(_) if fresh => {
                 missed.clear();
                 replay = Replay::fresh(socket.0.id.clone(), log.mark().id, bounds(namespace));
@@ -319,7 +331,6 @@ impl Shared {
             return Entered::No(NotRecovered::Contended);
         }
         let (mut track, rooms) = replay.into_track();
-        track.join(&socket.rooms_to_be(), log.mark().id);
         track.enter(delivered_early(namespace));
         match fresh {
             // nothing that it is sent has an earlier offset than where it is now

@@ -1,8 +1,8 @@
 //! One client in one namespace: what an application holds.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use futures_util::FutureExt as _;
 use parking_lot::{Mutex, RwLock};
@@ -14,6 +14,7 @@ use super::broadcast::Broadcast;
 use super::connection::Shared as Connection;
 use super::handler::{ConnectError, Event, EventHandler, Outcome};
 use super::inbox::{Inbox, Work};
+use super::live::Place;
 use super::namespace::{Inner as NamespaceInner, Namespace};
 use super::packet::{Codec, Outgoing};
 use super::recovery::Track;
@@ -48,7 +49,7 @@ pub(crate) struct Inner {
     pub(crate) namespace: Arc<NamespaceInner>,
     pub(crate) connection: Arc<Connection>,
     auth: serde_json::Value,
-    connected: AtomicBool,
+    pub(super) connected: AtomicBool,
     /// Rooms that it joined before it entered the namespace; `None` from then on.
     pub(super) rooms_to_be: Mutex<Option<Vec<Str>>>,
     /// What outlives the connection, while recovery is on.
@@ -80,6 +81,8 @@ pub(crate) struct Session {
     pub(super) over: AtomicBool,
     /// Is it to be written already?
     pub(super) dirty: AtomicBool,
+    /// Where the node was before the socket left. What is delivered from then on it need not have got, whoever asks.
+    pub(super) left: OnceLock<Box<Place>>,
 }
 
 impl Session {
@@ -92,6 +95,7 @@ impl Session {
             generation: AtomicU64::new(1),
             over: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
+            left: OnceLock::new(),
         }
     }
 
@@ -406,12 +410,11 @@ impl Socket {
 
     /// `true`: it was in.
     fn leave_namespace(&self, reason: CloseReason) -> bool {
-        // before it leaves: what is delivered from then on it does not get, so it must not count as passed
-        let place = self.place();
+        self.marks_place();
         let was_connected = self.0.connected.swap(false, Ordering::AcqRel);
         // a successor may have the same id: only who is in goes out
         let rooms = was_connected.then(|| self.0.namespace.remove(&self.0.id)).flatten();
-        self.end_session(reason, place);
+        self.end_session(reason);
         self.0.connection.clean_up(&self.0.namespace);
         self.0.pending.lock().close();
         self.forget_expiry();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use quicket::config::{Config, RecoveryConfig, SocketIoConfig};
+use quicket::config::{Config, EngineConfig, RecoveryConfig, SocketIoConfig};
 use quicket::{CloseReason, TransportKind};
 use serde_json::{Value, json};
 
@@ -17,14 +17,19 @@ on_one_and_two_nodes! { with recovering:
     a_session_that_was_ended_on_purpose_stays_ended,
     one_namespace_that_goes_on_elsewhere_takes_its_neighbours_along,
     an_attempt_that_is_refused_leaves_the_session_as_it_was,
+    namespaces_that_miss_too_much_together_do_not_end_their_connection,
+    rooms_of_before_and_of_the_door_keep_the_limit_together,
 }
+
+const MAX_ROOMS: usize = 3;
 
 /// One node or two, with sessions that can go on.
 async fn recovering(count: usize) -> Nodes {
     let change = |config: &mut Config| {
         let recovery =
             RecoveryConfig { window: Duration::from_secs(60), ..RecoveryConfig::default() };
-        config.socketio = SocketIoConfig { recovery, ..SocketIoConfig::default() };
+        config.socketio =
+            SocketIoConfig { recovery, max_rooms: MAX_ROOMS, ..SocketIoConfig::default() };
     };
     match count {
         1 => {
@@ -199,4 +204,80 @@ async fn an_attempt_that_is_refused_leaves_the_session_as_it_was(nodes: Nodes) {
     drop(client);
     let mut client = nodes.here().client(TransportKind::WebSocket).await;
     assert_eq!(connect(&mut client, "/", kept.auth()).await.sid, kept.sid);
+}
+
+async fn namespaces_that_miss_too_much_together_do_not_end_their_connection(nodes: Nodes) {
+    const NAMESPACES: [&str; 3] = ["/a", "/b", "/c"];
+    // each may bring so much, and two of them fit into the outbox
+    let bytes = RecoveryConfig::default().max_bytes * 3 / 4;
+    let outbox = EngineConfig::default().outbox_bytes;
+    assert!(2 * bytes < outbox && 3 * bytes > outbox);
+    let mut old = nodes.there().client(TransportKind::WebSocket).await;
+    let mut kept = Vec::new();
+    for nsp in NAMESPACES {
+        for node in [nodes.here(), nodes.there()] {
+            node.server.of(nsp);
+        }
+        kept.push(connect(&mut old, nsp, json!({})).await);
+    }
+    drop(old);
+    let text = "x".repeat(bytes / 4);
+    for nsp in NAMESPACES {
+        for _ in 0..4 {
+            nodes.here().server.of(nsp).emit("missed", &text).await.unwrap();
+        }
+    }
+    // nothing leaves the outbox before it polls
+    let mut new = nodes.here().client(TransportKind::Polling).await;
+    for (nsp, kept) in NAMESPACES.iter().zip(&kept) {
+        new.send(&format!("{}{}", packet('0', nsp), kept.auth())).await;
+    }
+    nodes.here().until_metric("recoveries_total", 2).await;
+    let refused = r#"recoveries_refused_total{reason="too_much_missed"}"#;
+    nodes.here().until_metric(refused, 1).await;
+    let (mut went_on, mut began) = (0, 0);
+    while went_on + began < NAMESPACES.len() {
+        let answer = new.recv_text().await;
+        let is_of = |nsp: &&str| answer.starts_with(&packet('0', nsp));
+        let Some(at) = NAMESPACES.iter().position(is_of) else { continue };
+        match Kept::of(&answer, NAMESPACES[at]).sid == kept[at].sid {
+            true => went_on += 1,
+            false => began += 1,
+        }
+    }
+    assert_eq!((went_on, began), (2, 1));
+}
+
+async fn rooms_of_before_and_of_the_door_keep_the_limit_together(nodes: Nodes) {
+    for node in [nodes.here(), nodes.there()] {
+        node.server.of("/").middleware(|socket, auth: quicket::Auth| async move {
+            let auth: Value = auth.decode().unwrap_or_default();
+            let rooms = auth["rooms"].as_array().into_iter().flatten();
+            for room in rooms.filter_map(Value::as_str) {
+                socket.join(room);
+            }
+            Ok::<(), quicket::ConnectError>(())
+        });
+    }
+    let mut old = nodes.there().client(TransportKind::WebSocket).await;
+    let kept = connect(&mut old, "/", json!({ "rooms": ["a", "b"] })).await;
+    drop(old);
+    let mut auth = kept.auth();
+    auth["rooms"] = json!(["b", "c", "d"]);
+    let mut new = nodes.here().client(TransportKind::WebSocket).await;
+    assert_eq!(connect(&mut new, "/", auth).await.sid, kept.sid);
+    assert_eq!(rooms_of(nodes.here(), &kept).await, ["a", "b", "c"]);
+    assert_eq!(nodes.here().metric(r#"limits_hit_total{limit="rooms"}"#), 1);
+    // and it is so where it goes on next
+    drop(new);
+    let mut last = nodes.there().client(TransportKind::WebSocket).await;
+    assert_eq!(connect(&mut last, "/", kept.auth()).await.sid, kept.sid);
+    assert_eq!(rooms_of(nodes.there(), &kept).await, ["a", "b", "c"]);
+}
+
+async fn rooms_of(node: &TestServer, kept: &Kept) -> Vec<String> {
+    let rooms = node.socket("/", &kept.sid).await.rooms();
+    let mut rooms: Vec<_> = rooms.iter().skip(1).map(ToString::to_string).collect();
+    rooms.sort();
+    rooms
 }
