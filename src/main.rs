@@ -69,9 +69,9 @@ async fn run(config: Config) -> Result<usize, ServeError> {
     let webtransport = config.engine.transports.webtransport;
     let secure = config.tls.is_some() && config.listen.tls;
     let routes = app::page::routes(&config.engine.path);
-    let redis = config.redis.clone();
+    let (redis, limits) = (config.redis.clone(), config.limits.clone());
     let server = Server::builder().config(config).routes(routes).build().await?;
-    let whiteboard = app::whiteboard::install(&server, &redis)?;
+    let whiteboard = app::whiteboard::install(&server, &redis, &limits)?;
     // before anybody can know that it is up: what comes right behind the first answer ends it in order, too
     let signals = signals();
     let address = server.bind().await?;

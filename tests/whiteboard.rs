@@ -4,6 +4,8 @@
 
 #[path = "whiteboard/authors.rs"]
 mod authors;
+#[path = "whiteboard/hostile.rs"]
+mod hostile;
 #[path = "whiteboard/newcomers.rs"]
 mod newcomers;
 #[path = "cluster/redis.rs"]

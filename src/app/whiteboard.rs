@@ -28,13 +28,14 @@ mod store;
 mod welcome;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
-use quicket::config::RedisConfig;
+use quicket::config::{LimitsConfig, RedisConfig};
 use quicket::{
     Ack, AppCounter, Delivery, EmitError, Namespace, Redis, ServeError, Server, ServerAck, Socket,
 };
@@ -42,8 +43,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use self::board::{Boards, Change, Chunk, Erasure, Event, Snapshot};
-use self::limit::Allowances;
+use self::board::{Boards, Change, Chunk, Erasure, Event, Position, Snapshot};
+use self::limit::{Allowances, Departed};
 use self::people::People;
 use self::store::Store;
 use self::welcome::Welcomes;
@@ -58,6 +59,8 @@ const AUTHOR_BYTES: usize = 9;
 const STROKES_UNDER_WAY: usize = 64;
 const ROOM: &str = "board:";
 const ASK: &str = "whiteboard:board";
+/// How long a node that is asked about a board waits until it knows as much of the log as who asks.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// The whiteboard, for the process.
 pub(crate) struct Whiteboard(Arc<App>);
@@ -66,7 +69,11 @@ pub(crate) struct Whiteboard(Arc<App>);
 ///
 /// # Errors
 /// [`ServeError::Bus`] if Redis' address, or a file, cannot be used.
-pub(crate) fn install(server: &Server, redis: &RedisConfig) -> Result<Whiteboard, ServeError> {
+pub(crate) fn install(
+    server: &Server,
+    redis: &RedisConfig,
+    limits: &LimitsConfig,
+) -> Result<Whiteboard, ServeError> {
     let namespace = server.of("/");
     let client = Redis::new(redis)?;
     let boards = if client.is_some() { Boards::kept() } else { Boards::default() };
@@ -82,15 +89,17 @@ pub(crate) fn install(server: &Server, redis: &RedisConfig) -> Result<Whiteboard
         completed: watch::Sender::new(()),
         welcomes: Arc::default(),
         refusals: Refusals::new(server),
+        limits: limits.clone(),
+        departed: Mutex::default(),
         people: People::start(&namespace),
     });
     namespace.middleware(async |socket: Socket, _| Seat::of(&socket).map(drop));
     let this = app.clone();
     namespace.on_broadcast(move |delivery| this.follow(delivery));
     let this = app.clone();
-    namespace.on_server_side(ASK, move |name: String, ack: ServerAck| {
-        let known = this.known(&name);
-        async move { ack.send(&known) }
+    namespace.on_server_side(ASK, move |(name, at): (String, Option<Position>), ack: ServerAck| {
+        let app = this.clone();
+        async move { ack.send(&app.known(&name, at.unwrap_or_default()).await) }
     });
     let this = app.clone();
     namespace.on_connect(move |socket| {
@@ -119,6 +128,8 @@ struct App {
     completed: watch::Sender<()>,
     welcomes: Arc<Welcomes>,
     refusals: Refusals,
+    limits: LimitsConfig,
+    departed: Mutex<Departed>,
     people: People,
 }
 
@@ -148,10 +159,18 @@ struct Seat {
     board: String,
     room: String,
     author: String,
-    /// How far the strokes under way have been published. The boards learn of it only when the log comes
-    /// back.
-    published: Mutex<VecDeque<(String, usize)>>,
+    /// Where they came from, and whether that is counted.
+    from: IpAddr,
+    published: Mutex<VecDeque<Published>>,
     allowances: Mutex<Allowances>,
+}
+
+/// How far a stroke under way has been published. The boards learn of it only when the log comes back.
+struct Published {
+    stroke: String,
+    length: usize,
+    /// How many strokes had gone then because there were too many: it may be among those that went later.
+    trimmed: u64,
 }
 
 /// What the client says of itself.
@@ -190,8 +209,8 @@ impl Seat {
         };
         let author = URL_SAFE_NO_PAD.encode(&author[..AUTHOR_BYTES]);
         let allowances = Mutex::new(Allowances::new(Instant::now()));
-        let room = format!("{ROOM}{board}");
-        Ok(Self { room, board, author, published: Mutex::default(), allowances })
+        let (room, from) = (format!("{ROOM}{board}"), socket.handshake().address);
+        Ok(Self { room, board, author, from, published: Mutex::default(), allowances })
     }
 
     /// Is this change one too many? Then what to answer.
@@ -202,21 +221,25 @@ impl Seat {
         Some(Answer::Later(wait.as_millis() as u64 + 1))
     }
 
-    fn published(&self, stroke: &str) -> usize {
+    /// How much of a stroke is known, or will be when the log is back.
+    fn known(&self, stroke: &str, (length, trimmed): (usize, u64)) -> usize {
         let published = self.published.lock();
-        published.iter().find(|(name, _)| name == stroke).map_or(0, |(_, length)| *length)
+        let ahead = published.iter().find(|ahead| ahead.stroke == stroke);
+        let ahead = ahead.filter(|ahead| ahead.trimmed == trimmed);
+        ahead.map_or(length, |ahead| length.max(ahead.length))
     }
 
-    fn publish(&self, stroke: &str, length: usize) {
+    fn publish(&self, stroke: &str, length: usize, trimmed: u64) {
         let mut published = self.published.lock();
-        if let Some((_, known)) = published.iter_mut().find(|(name, _)| name == stroke) {
-            *known = length.max(*known);
+        if let Some(ahead) = published.iter_mut().find(|ahead| ahead.stroke == stroke) {
+            ahead.length = if ahead.trimmed == trimmed { length.max(ahead.length) } else { length };
+            ahead.trimmed = trimmed;
             return;
         }
         if published.len() == STROKES_UNDER_WAY {
             published.pop_front();
         }
-        published.push_back((stroke.to_owned(), length));
+        published.push_back(Published { stroke: stroke.to_owned(), length, trimmed });
     }
 }
 
@@ -243,24 +266,51 @@ impl App {
         }
     }
 
-    /// What another node may be told of a board; nothing while we are asking ourselves.
-    fn known(&self, name: &str) -> Snapshot {
+    /// What another node may be told of a board; nothing while we are asking ourselves. `at` is where that node is:
+    /// what is before, it has not kept, and relies on us.
+    async fn known(&self, name: &str, at: Position) -> Snapshot {
+        let is_there = tokio::time::timeout(CATCH_UP, self.namespace.reached(at)).await.is_ok();
         let boards = self.boards.lock();
-        let known = (!boards.is_incomplete(name)).then(|| boards.snapshot(name));
-        known.flatten().unwrap_or_default()
+        let known = (!boards.is_incomplete(name)).then(|| boards.snapshot(name)).flatten();
+        let known = known.unwrap_or_default();
+        Snapshot { is_whole: known.is_whole && is_there, ..known }
+    }
+
+    /// Lets somebody sit down, with what they may do.
+    fn come(&self, seat: &Seat) -> Result<(), &'static str> {
+        let from = self.limits.subscriber(seat.from);
+        let now = Instant::now();
+        if let Some(from) = from {
+            *seat.allowances.lock() = self.departed.lock().come(from, now)?;
+        }
+        let epoch = URL_SAFE_NO_PAD.encode(rand::random::<[u8; AUTHOR_BYTES]>());
+        let entered = self.boards.lock().enter(&seat.board, epoch, from);
+        if entered.is_err() {
+            self.go(seat);
+        }
+        entered
+    }
+
+    /// Keeps what somebody who leaves had not used.
+    fn go(&self, seat: &Seat) {
+        if let Some(from) = self.limits.subscriber(seat.from) {
+            let now = Instant::now();
+            let left = std::mem::replace(&mut *seat.allowances.lock(), Allowances::new(now));
+            self.departed.lock().leave(from, left, now);
+        }
     }
 
     async fn seat(self: Arc<Self>, socket: Socket) -> Result<(), Failure> {
         let seat = Arc::new(Seat::of(&socket).map_err(Failure::Refused)?);
-        let epoch = URL_SAFE_NO_PAD.encode(rand::random::<[u8; AUTHOR_BYTES]>());
-        if let Err(why) = self.boards.lock().enter(&seat.board, epoch) {
+        if let Err(why) = self.come(&seat) {
             socket.disconnect(false);
             return Err(Failure::Refused(why));
         }
         let (this, left) = (self.clone(), seat.clone());
         socket.on_disconnect(move |socket, _| {
+            this.go(&left);
             this.boards.lock().leave(&left.board);
-            this.people.leave(&left.board, socket.id(), this.viewers(&left.board));
+            this.people.leave(&left.board, socket.id(), || this.viewers(&left.board));
             async {}
         });
         self.listen(&socket, &seat);
@@ -275,7 +325,7 @@ impl App {
             self.boards.lock().verify_author(&seat.board, &seat.author);
             store.hurry();
         }
-        self.people.enter(&seat.board, self.viewers(&seat.board));
+        self.people.enter(&seat.board, || self.viewers(&seat.board));
         Ok(())
     }
 
@@ -329,7 +379,9 @@ impl App {
 
     /// The other nodes first: they know what is not stored yet.
     async fn ask(self: Arc<Self>, name: String, claim: String) {
-        let answers = self.namespace.server_side_emit_with_ack(ASK, &name).await;
+        // from here on what comes is kept for it
+        let at = self.namespace.position();
+        let answers = self.namespace.server_side_emit_with_ack(ASK, &(&name, at)).await;
         // Whoever did not answer has less to say than the people who wait.
         let known: Vec<Snapshot> = answers.received;
         let is_whole = known.iter().any(|snapshot| snapshot.is_whole);
@@ -355,16 +407,16 @@ impl App {
         if let Some(later) = seat.is_too_much(chunk.p.len(), &self.refusals.draws) {
             return ack.send(&later);
         }
-        let known = self.boards.lock().len(&seat.board, &seat.author, &chunk.s);
-        let known = known.max(seat.published(&chunk.s));
+        let (length, trimmed) = self.boards.lock().len(&seat.board, &seat.author, &chunk.s);
+        let known = seat.known(&chunk.s, (length, trimmed));
         if chunk.i > known {
-            // Its beginning was lost with a node; the client sends it again.
+            // Its beginning was lost with a node, or is too old for a full board; the client sends it again.
             return ack.send(&Answer::Have(known));
         }
         let chunk = Chunk { a: seat.author.clone(), ..chunk };
         let length = chunk.i + chunk.p.len();
         socket.to(seat.room.as_str()).emit("draw", &chunk).await?;
-        seat.publish(&chunk.s, length);
+        seat.publish(&chunk.s, length, trimmed);
         let (board, key) = (seat.board.clone(), (chunk.a, chunk.s));
         let is_stored = move |boards: &Boards| boards.is_drawing_kept(&board, &key, length);
         self.answer(ack, is_stored, Answer::Have(length.max(known)))
@@ -388,6 +440,7 @@ impl App {
         let Erasure { a, s } = erasure;
         let board = seat.board.clone();
         let keys: Vec<_> = s.into_iter().map(|name| (a.clone(), name)).collect();
+        self.boards.lock().erase_again(&board, &keys);
         let is_stored = move |boards: &Boards| boards.is_erasure_kept(&board, &keys);
         self.answer(ack, is_stored, ())
     }
@@ -421,3 +474,7 @@ enum Failure {
     #[error(transparent)]
     Emit(#[from] EmitError),
 }
+
+#[cfg(test)]
+#[path = "whiteboard/ask_tests.rs"]
+mod ask_tests;

@@ -73,6 +73,21 @@ impl Default for LimitsConfig {
     }
 }
 
+impl LimitsConfig {
+    /// Whom the limits per address count for what comes from this address; `None`: they do not hold for it
+    /// ([`Self::per_ip_exempt`]). That is the address, or of IPv6 the /64, of which a subscriber has all (RFC 6177);
+    /// its addresses within change with privacy extensions, and at will.
+    pub fn subscriber(&self, address: IpAddr) -> Option<IpAddr> {
+        let subscriber = match address.to_canonical() {
+            IpAddr::V6(v6) if !v6.is_loopback() => {
+                Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into()
+            }
+            other => other,
+        };
+        (!is_in(&self.per_ip_exempt, address)).then_some(subscriber)
+    }
+}
+
 /// Networks that the open internet does not reach: loopback, private (RFC 1918), shared (RFC 6598),
 /// link-local, and unique local (RFC 4193). In settings: `private`.
 pub fn private_networks() -> Vec<IpNet> {

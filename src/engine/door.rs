@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
@@ -278,20 +278,6 @@ impl Door {
         if let Some(address) = address {
             take_one(&mut self.connections_of, address);
         }
-    }
-}
-
-/// The address that limits count, if they hold for this one.
-pub(crate) fn counted(limits: &LimitsConfig, address: IpAddr) -> Option<IpAddr> {
-    (!is_in(&limits.per_ip_exempt, address)).then_some(subscriber(address))
-}
-
-/// What stands for all addresses of a subscriber: of IPv6 the /64, of which a subscriber has all (RFC
-/// 6177); its addresses within change with privacy extensions, and at will.
-fn subscriber(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-        other => other,
     }
 }
 

@@ -153,7 +153,7 @@ fn addresses_are_forgotten_by_age_and_their_number_is_bounded() {
 #[test]
 fn ipv6_counts_by_the_subscriber() {
     let limits = LimitsConfig::default();
-    let read = |text: &str| counted(&limits, text.parse().unwrap()).map(|ip| ip.to_string());
+    let read = |text: &str| limits.subscriber(text.parse().unwrap()).map(|ip| ip.to_string());
     assert_eq!(read("2001:db8:1:2:3:4:5:6").as_deref(), Some("2001:db8:1:2::"));
     assert_eq!(read("2001:db8:1:2::").as_deref(), Some("2001:db8:1:2::"));
     assert_eq!(read("2001:db8:1:3::1").as_deref(), Some("2001:db8:1:3::"));

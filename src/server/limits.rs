@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::config::LimitsConfig;
 use crate::engine::allowance::Allowance;
-use crate::engine::door::{Door, Limit, Refused, counted};
+use crate::engine::door::{Door, Limit, Refused};
 use crate::engine::handshake::{HandshakeError, Refusal};
 use crate::error::PeerMisbehaved;
 use crate::metrics::{Incident, Metrics};
@@ -31,7 +31,7 @@ impl Limits {
     /// # Errors
     /// What to tell one that finds none.
     pub(crate) async fn enter(self: &Arc<Self>, client: IpAddr) -> Result<Place, Refusal> {
-        let address = counted(&self.config, client);
+        let address = self.config.subscriber(client);
         let entered = self.door.lock().enter(now(), address);
         let pause = entered.map_err(|refused| self.refuse(client, refused))?;
         let mut place = Place { limits: self.clone(), client, address, half_open: false };
@@ -56,7 +56,7 @@ impl Limits {
     /// The limit that it met: there are too many, or too many of that address.
     pub(super) fn connect(self: &Arc<Self>, peer: IpAddr) -> Result<Connected, Limit> {
         let trusted = crate::config::is_in(&self.config.trusted_proxies, peer);
-        let address = counted(&self.config, peer).filter(|_| !trusted);
+        let address = self.config.subscriber(peer).filter(|_| !trusted);
         self.count(peer, address)
     }
 

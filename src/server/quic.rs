@@ -19,7 +19,7 @@ use super::quic_lb::RoutableIds;
 use super::quic_runtime::{QuicRuntime, keeping};
 use super::registry::Command;
 use crate::config::ServerId;
-use crate::engine::door::{Limit, counted};
+use crate::engine::door::Limit;
 use crate::engine::handshake::FirstPacket;
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
@@ -166,8 +166,8 @@ enum Verdict {
 }
 
 impl Pending {
-    /// Counts a newcomer that is accepted. `address` is one of [`counted`]: none of those, of whom many clients
-    /// may share one.
+    /// Counts a newcomer that is accepted. `address` is a [`crate::config::LimitsConfig::subscriber`]: none of those
+    /// of whom many clients may share one.
     fn enter(&self, most: Most, address: Option<IpAddr>, proven: bool) -> Verdict {
         let mut counts = self.0.lock();
         let of = address.and_then(|address| counts.of.get(&address));
@@ -224,7 +224,7 @@ impl Slot {
     /// Under load, an address must be proven first; far above it, newcomers are refused.
     fn take(core: &Core, pending: &Arc<Pending>, incoming: Incoming) -> Option<(Self, Incoming)> {
         let peer = to_canonical(incoming.remote_address()).ip();
-        let address = counted(&core.config.limits, peer);
+        let address = core.config.limits.subscriber(peer);
         let proven = incoming.remote_address_validated();
         let settings = &core.config.webtransport;
         let most = Most {

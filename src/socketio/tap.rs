@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 
 use super::namespace::Namespace;
+use crate::cluster::StreamId;
 use crate::cluster::history::{At, Way};
 use crate::cluster::message::Target;
 use crate::engine::packet::Str;
@@ -102,5 +103,17 @@ impl Namespace {
         let tap = &self.0.tap;
         tap.listeners.write().push(Arc::new(listener));
         tap.used.store(true, Ordering::Release);
+    }
+
+    /// Where this node is in the log: what stands up to there has been delivered here, and will not be again.
+    pub fn position(&self) -> (u64, u64) {
+        let id = self.0.log.mark().id;
+        (id.ms, id.seq)
+    }
+
+    /// Waits until this node is there, for what another node has seen already. That may never be: after a failover
+    /// that lost the end of the log positions begin anew.
+    pub async fn reached(&self, (ms, seq): (u64, u64)) {
+        self.0.log.reached(StreamId { ms, seq }).await;
     }
 }

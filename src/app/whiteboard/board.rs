@@ -3,18 +3,22 @@
 
 mod ledger;
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use self::ledger::Ledger;
-pub(super) use self::ledger::{Batch, Op, Outcome};
+pub(super) use self::ledger::{Batch, Key, Op, Outcome};
 
 /// Boards that one node keeps. Those that nobody looks at go first, the one left longest ago before all.
 pub(super) const MAX_BOARDS: usize = 200;
-/// Strokes of one board; the oldest go first.
+/// Boards in use that people of one address have opened: others are to find room, too.
+pub(super) const MAX_OPENED: usize = 25;
+/// Strokes of one board. The author who has most loses the oldest, so that nobody wipes what others have drawn.
 pub(super) const MAX_STROKES: usize = 2_000;
-/// Numbers (coordinates, pressures) of one board, 4 bytes each; the oldest strokes go first.
+/// Numbers (coordinates, pressures) of one board, 4 bytes each. The same: it is the author who has most of them.
 pub(super) const MAX_NUMBERS: usize = 150_000;
 /// Numbers of one stroke. The page goes on with another stroke before that.
 pub(super) const MAX_STROKE_NUMBERS: usize = 6_000;
@@ -220,10 +224,11 @@ struct Board {
     /// Boards of this node that came before it.
     life: u64,
     strokes: BTreeMap<Place, Stroke>,
-    /// Author, then name: the key in `strokes`.
-    places: HashMap<String, HashMap<String, Place>>,
+    authors: HashMap<String, Author>,
     next: u64,
     numbers: usize,
+    /// Strokes that went because there were too many.
+    trimmed: u64,
     /// What happened since the other nodes were asked; `None` once they have answered.
     waiting: Option<Vec<Event>>,
     /// Is somebody asking?
@@ -231,8 +236,20 @@ struct Board {
     /// What is to be stored, where there is a store.
     ledger: Option<Ledger>,
     viewers: usize,
+    /// Where the first of them came from, if that is counted.
+    opener: Option<IpAddr>,
     /// When it was last left, counted in leavings.
     left: u64,
+}
+
+/// What one author has on a board.
+#[derive(Debug, Default)]
+struct Author {
+    /// By the strokes' names.
+    places: HashMap<String, Place>,
+    /// The same, the oldest first.
+    order: BTreeSet<Place>,
+    numbers: usize,
 }
 
 impl Board {
@@ -241,19 +258,21 @@ impl Board {
             epoch,
             life,
             strokes: BTreeMap::new(),
-            places: HashMap::new(),
+            authors: HashMap::new(),
             next: 0,
             numbers: 0,
+            trimmed: 0,
             waiting: Some(Vec::new()),
             is_claimed: false,
             ledger,
             viewers: 0,
+            opener: None,
             left: 0,
         }
     }
 
     fn place(&self, author: &str, stroke: &str) -> Option<Place> {
-        self.places.get(author)?.get(stroke).copied()
+        self.authors.get(author)?.places.get(stroke).copied()
     }
 
     fn stroke(&self, author: &str, stroke: &str) -> Option<&Stroke> {
@@ -287,6 +306,9 @@ impl Board {
             let Some(known) = stroke.p.len().checked_sub(chunk.i) else { return };
             let more = chunk.p.get(known..).unwrap_or_default();
             self.numbers += more.len();
+            if let Some(of) = self.authors.get_mut(&key.0) {
+                of.numbers += more.len();
+            }
             stroke.p.extend_from_slice(more);
             stroke.is_of_others |= !is_own;
         } else if let (0, Some(style)) = (chunk.i, chunk.style) {
@@ -296,41 +318,61 @@ impl Board {
             return;
         }
         if is_own && let Some(ledger) = &mut self.ledger {
-            ledger.drawn(key);
+            ledger.drawn(key.clone());
         }
-        self.trim(is_own);
+        self.trim(Some(&key), is_own);
     }
 
     fn insert(&mut self, stroke: Stroke) {
         let place = (stroke.at, self.next);
         self.next += 1;
         self.numbers += stroke.p.len();
-        let of_author = self.places.entry(stroke.a.clone()).or_default();
-        of_author.insert(stroke.s.clone(), place);
+        let of = self.authors.entry(stroke.a.clone()).or_default();
+        of.places.insert(stroke.s.clone(), place);
+        of.order.insert(place);
+        of.numbers += stroke.p.len();
         self.strokes.insert(place, stroke);
     }
 
     fn forget(&mut self, place: Place) -> Option<Stroke> {
         let stroke = self.strokes.remove(&place)?;
         self.numbers -= stroke.p.len();
-        if let Some(of_author) = self.places.get_mut(&stroke.a) {
-            of_author.remove(&stroke.s);
-            if of_author.is_empty() {
-                self.places.remove(&stroke.a);
+        if let Some(of) = self.authors.get_mut(&stroke.a) {
+            of.places.remove(&stroke.s);
+            of.order.remove(&place);
+            of.numbers -= stroke.p.len();
+            if of.places.is_empty() {
+                self.authors.remove(&stroke.a);
             }
         }
         Some(stroke)
     }
 
-    /// `is_own`: this node removes from the store what goes.
-    fn trim(&mut self, is_own: bool) {
+    /// `is_own`: this node removes from the store what goes. `drawn`: just now, so that it stays.
+    fn trim(&mut self, drawn: Option<&Key>, is_own: bool) {
         while self.strokes.len() > MAX_STROKES || self.numbers > MAX_NUMBERS {
-            let Some((&oldest, _)) = self.strokes.first_key_value() else { return };
-            let gone = self.forget(oldest);
+            let Some(surplus) = self.surplus(drawn) else { return };
+            self.trimmed += 1;
+            let gone = self.forget(surplus);
             if let (Some(ledger), Some(gone)) = (&mut self.ledger, gone) {
                 ledger.erased((gone.a.clone(), gone.s.clone()), Some(&gone), is_own);
             }
         }
+    }
+
+    /// What goes when there is too much: the oldest stroke of the author who has most, the one with the older stroke of
+    /// two who have as much.
+    fn surplus(&self, drawn: Option<&Key>) -> Option<Place> {
+        let weight = |of: &Author| match self.strokes.len() > MAX_STROKES {
+            true => of.places.len(),
+            false => of.numbers,
+        };
+        let drawn = drawn.and_then(|(author, name)| self.place(author, name));
+        let candidates = self.authors.values().filter_map(|of| {
+            let oldest = of.order.iter().find(|place| Some(**place) != drawn)?;
+            Some((weight(of), Reverse(*oldest)))
+        });
+        candidates.max().map(|(_, Reverse(place))| place)
     }
 
     /// Takes over what another node, or the store, has; the longer of two equal strokes is the newer one. Gives
@@ -353,7 +395,7 @@ impl Board {
             adopted.push(stroke.clone());
             self.insert(Stroke { at, stored, is_of_others: true, ..stroke });
         }
-        self.trim(is_stored);
+        self.trim(None, is_stored);
         adopted
     }
 }
@@ -378,11 +420,22 @@ impl Boards {
         Self { is_kept: true, ..Self::default() }
     }
 
-    /// Somebody comes to a board. `epoch` is for one that is new here.
+    /// Somebody comes to a board. `epoch` is for one that is new here; `from` is their address, if it counts.
     ///
     /// # Errors
-    /// There are [`MAX_BOARDS`] with people at them.
-    pub(super) fn enter(&mut self, name: &str, epoch: String) -> Result<(), &'static str> {
+    /// There are [`MAX_BOARDS`] with people at them, or [`MAX_OPENED`] that people of that address have opened.
+    pub(super) fn enter(
+        &mut self,
+        name: &str,
+        epoch: String,
+        from: Option<IpAddr>,
+    ) -> Result<(), &'static str> {
+        if from.is_some() && self.viewers(name) == 0 {
+            let opened = |board: &&Board| board.viewers > 0 && board.opener == from;
+            if self.boards.values().filter(opened).count() >= MAX_OPENED {
+                return Err("there are too many boards in use by one address");
+            }
+        }
         if !self.boards.contains_key(name) {
             self.make_room()?;
             let ledger = self.is_kept.then(Ledger::default);
@@ -390,6 +443,9 @@ impl Boards {
             self.lives += 1;
         }
         if let Some(board) = self.boards.get_mut(name) {
+            if board.viewers == 0 {
+                board.opener = from;
+            }
             board.viewers += 1;
         }
         Ok(())
@@ -477,9 +533,10 @@ impl Boards {
         }
     }
 
-    /// How much of a stroke is known.
-    pub(super) fn len(&self, name: &str, author: &str, stroke: &str) -> usize {
-        self.boards.get(name).map_or(0, |board| board.len(author, stroke))
+    /// How much of a stroke is known, and how many strokes of the board went because there were too many.
+    pub(super) fn len(&self, name: &str, author: &str, stroke: &str) -> (usize, u64) {
+        let board = self.boards.get(name);
+        board.map_or((0, 0), |board| (board.len(author, stroke), board.trimmed))
     }
 
     /// The board as it is now, `None` if it is not known here.

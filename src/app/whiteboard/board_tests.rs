@@ -23,7 +23,7 @@ fn erase(author: &str, strokes: &[&str]) -> Change {
 /// A board that is known whole.
 fn opened() -> Boards {
     let mut boards = Boards::default();
-    boards.enter("b", "e1".into()).unwrap();
+    boards.enter("b", "e1".into(), None).unwrap();
     boards.complete("b", "e1", Vec::new(), None);
     boards
 }
@@ -54,7 +54,7 @@ fn pieces_make_a_stroke_and_repeated_ones_change_nothing() {
     boards.see("b", draw("anna", "1", 2, &[3, 4]));
     let expected = [("anna/1".to_owned(), vec![1, 2, 3, 4, 5, 6]), ("ben/1".into(), vec![9, 9])];
     assert_eq!(strokes(&boards), expected);
-    assert_eq!(boards.len("b", "anna", "1"), 6);
+    assert_eq!(boards.len("b", "anna", "1"), (6, 0));
 }
 
 #[test]
@@ -99,28 +99,104 @@ fn a_board_is_bounded_and_the_oldest_strokes_go() {
     }
     let kept = strokes(&boards);
     assert!(kept.iter().map(|(_, p)| p.len()).sum::<usize>() <= MAX_NUMBERS);
-    assert_eq!(kept[0].0, "ben/3");
+    // of ben's, who has most from then on
+    let has = |wanted: &str| kept.iter().any(|(name, _)| name == wanted);
+    assert!(has("ben/4") && !has("ben/3") && kept[0].0.starts_with("anna/"));
+    let numbers = kept.iter().map(|(_, p)| p.len()).sum::<usize>();
     let board = &boards.boards["b"];
-    assert_eq!(board.places.len(), 1, "nothing is kept of forgotten strokes");
-    assert_eq!(board.places["ben"].len(), kept.len());
+    assert_eq!(board.authors.len(), 2, "nothing is kept of forgotten strokes");
+    assert_eq!(board.authors["ben"].places.len() + board.authors["anna"].places.len(), kept.len());
+    assert_eq!(board.authors["ben"].numbers + board.authors["anna"].numbers, numbers);
+    assert_eq!(board.numbers, numbers);
+}
+
+#[test]
+fn nobody_pushes_out_what_others_have_drawn() {
+    let mut boards = opened();
+    let long = vec![1; MAX_STROKE_NUMBERS];
+    boards.see("b", draw("anna", "first", 0, &long));
+    for at in 0..3 {
+        boards.see("b", draw("ben", &at.to_string(), 0, &[1, 2]));
+    }
+    // one who fills the board with strokes, then with numbers
+    for at in 0..2 * MAX_STROKES {
+        boards.see("b", draw("mallory", &at.to_string(), 0, &[1, 2]));
+    }
+    for at in 0..2 * MAX_NUMBERS / MAX_STROKE_NUMBERS {
+        boards.see("b", draw("mallory", &format!("long{at}"), 0, &long));
+    }
+    for (author, stroke) in [("anna", "first"), ("ben", "0"), ("ben", "2")] {
+        assert!(boards.len("b", author, stroke).0 > 0, "{author}'s {stroke} is there");
+    }
+    // and one under many names has no more than everybody then
+    let mut boards = opened();
+    boards.see("b", draw("anna", "first", 0, &[1, 2]));
+    for at in 0..MAX_STROKES {
+        boards.see("b", draw(&format!("mallory{at}"), "1", 0, &[1, 2]));
+    }
+    assert_eq!(strokes(&boards).len(), MAX_STROKES);
+    assert_eq!(boards.len("b", "anna", "first").0, 0, "the oldest of all goes");
+}
+
+#[test]
+fn what_is_being_drawn_stays_and_who_draws_on_something_else_is_told() {
+    let mut boards = opened();
+    let long = vec![1; MAX_STROKE_NUMBERS - 2];
+    // anna has most, and this one only; two numbers of everybody else's are left
+    boards.see("b", draw("anna", "1", 0, &long));
+    let others = (MAX_NUMBERS - long.len()) / 5_000;
+    for at in 0..others {
+        boards.see("b", draw(&format!("other{at}"), "1", 0, &vec![1; 5_000]));
+    }
+    let rest = MAX_NUMBERS - boards.boards["b"].numbers;
+    boards.see("b", draw("ben", "1", 0, &vec![1; rest]));
+    let (_, before) = boards.len("b", "anna", "1");
+    boards.see("b", draw("anna", "1", long.len(), &[1, 2]));
+    let (length, trimmed) = boards.len("b", "anna", "1");
+    assert_eq!((length, trimmed), (MAX_STROKE_NUMBERS, before + 1));
+    assert_eq!(boards.len("b", "other0", "1").0, 0, "the oldest of those who have most then");
+    // somebody else draws: now anna's goes, and it can be seen that something went
+    boards.see("b", draw("carl", "1", 0, &vec![1; 5_000]));
+    assert_eq!(boards.len("b", "anna", "1"), (0, trimmed + 1));
 }
 
 #[test]
 fn boards_are_bounded_and_those_in_use_stay() {
     let mut boards = Boards::default();
     for at in 0..MAX_BOARDS {
-        boards.enter(&at.to_string(), String::new()).unwrap();
+        boards.enter(&at.to_string(), String::new(), None).unwrap();
     }
-    assert!(boards.enter("one more", String::new()).is_err());
+    assert!(boards.enter("one more", String::new(), None).is_err());
     boards.leave("7");
     boards.leave("3");
-    boards.enter("one more", String::new()).unwrap();
+    boards.enter("one more", String::new(), None).unwrap();
     assert!(boards.snapshot("7").is_none());
     assert!(boards.snapshot("3").is_some());
     assert_eq!(boards.viewers("one more"), 1);
-    boards.enter("and one", String::new()).unwrap();
+    boards.enter("and one", String::new(), None).unwrap();
     assert!(boards.snapshot("3").is_none());
-    assert!(boards.enter("too many", String::new()).is_err());
+    assert!(boards.enter("too many", String::new(), None).is_err());
+}
+
+#[test]
+fn people_of_one_address_do_not_take_all_boards() {
+    let [here, there] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(|address| Some(IpAddr::from(address)));
+    let mut boards = Boards::default();
+    for at in 0..MAX_OPENED {
+        boards.enter(&at.to_string(), String::new(), here).unwrap();
+    }
+    assert!(boards.enter("one more", String::new(), here).is_err());
+    assert!(boards.snapshot("one more").is_none());
+    // to a board that is open they may come
+    boards.enter("0", String::new(), here).unwrap();
+    boards.enter("of others", String::new(), there).unwrap();
+    boards.enter("of others", String::new(), here).unwrap();
+    boards.leave("1");
+    boards.enter("one more", String::new(), here).unwrap();
+    // who came second does not count for who has opened it
+    assert!(boards.enter("1", String::new(), here).is_err());
+    boards.enter("1", String::new(), there).unwrap();
+    boards.enter("not counted", String::new(), None).unwrap();
 }
 
 #[test]
@@ -141,7 +217,7 @@ fn a_node_that_comes_later_ends_with_the_same_board() {
                 let mut snapshot = None;
                 for (at, change) in log.iter().enumerate() {
                     if at == asked {
-                        second.enter("b", "e2".into()).unwrap();
+                        second.enter("b", "e2".into(), None).unwrap();
                     }
                     if at == told {
                         snapshot = first.snapshot("b");
@@ -165,11 +241,11 @@ fn a_node_that_comes_later_ends_with_the_same_board() {
 #[test]
 fn an_epoch_is_taken_over_with_the_strokes_and_only_then() {
     let mut boards = Boards::default();
-    boards.enter("b", "mine".into()).unwrap();
+    boards.enter("b", "mine".into(), None).unwrap();
     boards.complete("b", "mine", vec![Snapshot::default()], None);
     assert_eq!(boards.snapshot("b").unwrap().epoch, "mine");
     let mut boards = Boards::default();
-    boards.enter("b", "mine".into()).unwrap();
+    boards.enter("b", "mine".into(), None).unwrap();
     let theirs = Snapshot { epoch: "theirs".into(), ..Snapshot::default() };
     boards.complete("b", "mine", vec![theirs], None);
     assert_eq!(boards.snapshot("b").unwrap().epoch, "theirs");
@@ -178,12 +254,12 @@ fn an_epoch_is_taken_over_with_the_strokes_and_only_then() {
 #[test]
 fn a_board_does_not_wait_for_ever_for_other_nodes() {
     let mut boards = Boards::default();
-    boards.enter("b", String::new()).unwrap();
+    boards.enter("b", String::new(), None).unwrap();
     for at in 0..=MAX_WAITING {
         boards.see("b", draw("anna", "1", 2 * at, &[1, 2]));
     }
     assert!(!boards.is_incomplete("b"));
-    assert!(boards.len("b", "anna", "1") > 0);
+    assert!(boards.len("b", "anna", "1").0 > 0);
 }
 
 #[test]
@@ -195,11 +271,11 @@ fn a_board_that_comes_back_is_in_no_state_that_it_was_in_before() {
     assert_eq!(boards.version("b"), version, "nothing new was drawn");
     boards.leave("b");
     for number in 0..MAX_BOARDS {
-        boards.enter(&number.to_string(), "e".into()).unwrap();
+        boards.enter(&number.to_string(), "e".into(), None).unwrap();
     }
     assert_eq!(boards.version("b"), Version::default());
     boards.leave("0");
-    boards.enter("b", "e1".into()).unwrap();
+    boards.enter("b", "e1".into(), None).unwrap();
     boards.complete("b", "e1", Vec::new(), None);
     boards.see("b", draw("anna", "1", 0, &[9, 9]));
     assert_ne!(boards.version("b"), version);

@@ -105,18 +105,19 @@ impl People {
         Self(shared)
     }
 
-    /// Somebody came to a board; `count` are here now.
-    pub(super) fn enter(&self, board: &str, count: usize) {
+    /// Somebody came to a board. `count` tells how many are here now; it is asked under the lock, since of two who
+    /// count the one who is told later is to be the one who has counted later.
+    pub(super) fn enter(&self, board: &str, count: impl FnOnce() -> usize) {
         self.0.change(board, |board| {
             board.ask |= board.here == 0;
-            (board.here, board.say, board.show) = (count, true, true);
+            (board.here, board.say, board.show) = (count(), true, true);
         });
     }
 
-    /// Somebody left.
-    pub(super) fn leave(&self, board: &str, socket: &str, count: usize) {
+    /// Somebody left. `count` as above.
+    pub(super) fn leave(&self, board: &str, socket: &str, count: impl FnOnce() -> usize) {
         self.0.change(board, |board| {
-            (board.here, board.say, board.show) = (count, true, true);
+            (board.here, board.say, board.show) = (count(), true, true);
             board.moves.insert(socket.to_owned(), None);
         });
     }

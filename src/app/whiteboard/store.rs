@@ -195,6 +195,10 @@ impl Store {
     /// Writes what there is, for a node that leaves.
     pub(super) async fn finish(&self) {
         self.until(Boards::is_all_stored).await;
+        let (unstored, _) = self.boards.lock().unstored();
+        if unstored > 0 {
+            tracing::warn!(unstored, "changes of boards are not stored, and this node goes");
+        }
     }
 
     fn is_available(&self) -> bool {

@@ -72,7 +72,7 @@ mod tests {
         let server = Server::builder().build().await.unwrap();
         let namespace = server.of("/");
         let boards = Mutex::new(Boards::default());
-        boards.lock().enter("b", "e".into()).unwrap();
+        boards.lock().enter("b", "e".into(), None).unwrap();
         boards.lock().complete("b", "e", Vec::new(), None);
         let welcomes = Arc::new(Welcomes::default());
         let picture = || welcomes.picture(&namespace, &boards, "b").unwrap();

@@ -41,8 +41,11 @@ impl Ledger {
     /// It is removed by the node that has broadcast that, and by who may have written it. While it is not
     /// known what is stored everybody removes it: the store may bring it only now.
     pub(super) fn erased(&mut self, key: Key, gone: Option<&Stroke>, is_own: bool) {
-        let may_be_stored = gone
-            .is_some_and(|gone| gone.stored > 0 || gone.is_tried || (is_own && gone.is_of_others));
+        let may_be_stored = match gone {
+            Some(gone) => gone.stored > 0 || gone.is_tried || (is_own && gone.is_of_others),
+            // Its author takes it back once more: the node that was told first may have died before it had removed it.
+            None => is_own,
+        };
         let is_loose = !self.is_loaded || self.under_way.contains(&key);
         if !may_be_stored && !is_loose && self.due.get(&key) != Some(&true) {
             self.due.remove(&key);
@@ -175,7 +178,7 @@ impl Board {
             ledger.epoch = Some(batch.known.unwrap_or(batch.epoch));
         }
         for ((author, name), is_erased, after) in batch.keys {
-            let place = self.places.get(&author).and_then(|of_author| of_author.get(&name));
+            let place = self.authors.get(&author).and_then(|of| of.places.get(&name));
             let stroke = place.and_then(|place| self.strokes.get_mut(place));
             let key = (author, name);
             if !is_kept {
@@ -189,7 +192,7 @@ impl Board {
         match outcome {
             Outcome::Kept { short } => {
                 for (author, name) in short {
-                    let place = self.places.get(&author).and_then(|names| names.get(&name));
+                    let place = self.authors.get(&author).and_then(|of| of.places.get(&name));
                     if let Some(stroke) = place.and_then(|place| self.strokes.get_mut(place)) {
                         stroke.stored = 0;
                         ledger.due.entry((author, name)).or_default();
@@ -282,6 +285,19 @@ impl Boards {
     pub(in super::super) fn is_erasure_kept(&self, name: &str, keys: &[Key]) -> bool {
         let Some(board) = self.boards.get(name) else { return true };
         keys.iter().all(|key| board.is_settled(key) && board.stroke(&key.0, &key.1).is_none())
+    }
+
+    /// Their author takes these back. What is not here has been taken back before, by way of a node that may have died
+    /// before it had removed it from the store: it is removed once more.
+    pub(in super::super) fn erase_again(&mut self, name: &str, keys: &[Key]) {
+        let Some(board) = self.boards.get_mut(name) else { return };
+        for key in keys {
+            if board.place(&key.0, &key.1).is_none()
+                && let Some(ledger) = &mut board.ledger
+            {
+                ledger.erased(key.clone(), None, true);
+            }
+        }
     }
 
     /// Does the store have everything?
