@@ -127,7 +127,7 @@ impl Shared {
 }
 
 impl Log for MemoryLog {
-    fn publish(&self, message: Message) -> Result<(), EmitError> {
+    fn publish(&self, message: Message) -> Result<u64, EmitError> {
         let _order = self.shared.order.lock();
         let last = self.shared.past.lock().0;
         let id = StreamId { ms: self.shared.born, seq: last.seq + 1 };
@@ -142,7 +142,11 @@ impl Log for MemoryLog {
             let bytes = message.bytes();
             tail.push(Past::message(id, self.shared.nsp.clone(), None, message, bytes));
         }
-        Ok(())
+        Ok(0)
+    }
+
+    fn delivered(&self, _: u64) -> Option<BoxFuture<'static, ()>> {
+        None // that is done when it is appended
     }
 
     fn request(&self, request: Request) -> Replies {
@@ -171,6 +175,10 @@ impl Log for MemoryLog {
 
     fn mark(&self) -> Offset {
         self.shared.past.lock().0.into()
+    }
+
+    fn gap(&self) -> StreamId {
+        StreamId::default()
     }
 
     fn oldest(&self) -> StreamId {

@@ -59,11 +59,14 @@ pub(crate) trait Bus: Send + Sync {
 /// The log of one namespace, as one node holds it.
 pub(crate) trait Log: Send + Sync {
     /// Appends a message. It is delivered to every replica in the order of the log; this call may return
-    /// before that.
+    /// before that. Gives its number for [`Log::delivered`].
     ///
     /// # Errors
     /// [`EmitError::BusFull`] or [`EmitError::Encode`]: nothing was appended.
-    fn publish(&self, message: Message) -> Result<(), EmitError>;
+    fn publish(&self, message: Message) -> Result<u64, EmitError>;
+
+    /// Waits until this node has delivered what it appended as this number; `None`: it has.
+    fn delivered(&self, number: u64) -> Option<BoxFuture<'static, ()>>;
 
     /// Asks every *other* node.
     fn request(&self, request: Request) -> Replies;
@@ -81,6 +84,10 @@ pub(crate) trait Log: Send + Sync {
 
     /// What has been delivered here.
     fn mark(&self) -> Offset;
+
+    /// Where this node last may have missed something of the log: it does not know that it has delivered all that was
+    /// before.
+    fn gap(&self) -> StreamId;
 
     /// Everything behind this is in [`Log::past`].
     fn oldest(&self) -> StreamId;

@@ -47,6 +47,10 @@ pub(crate) struct Record {
     pub(crate) at: Option<Offset>,
     /// The rooms, without its own.
     pub(crate) rooms: Vec<Span>,
+    /// Stays that ended up to here are not all among them.
+    pub(crate) forgotten: StreamId,
+    /// Nothing is written of the socket any more: what is done to it from now on is in the log alone.
+    pub(crate) is_last: bool,
     pub(crate) sent: Option<Sent>,
     pub(crate) early: Vec<Early>,
     /// With this offset the client came when the session was new. It is from an earlier one (official clients

@@ -249,7 +249,7 @@ impl Broadcast {
             namespace.apply_here(&message);
             return Ok(());
         }
-        turn(|| namespace.log.publish(message))
+        turn(|| namespace.log.publish(message)).map(drop)
     }
 }
 

@@ -22,8 +22,12 @@ use crate::metrics::Metrics;
 
 /// Changes that follow one that was just written are written together.
 const DEBOUNCE: Duration = Duration::from_millis(10);
-/// Pause after the store could not be reached.
-const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(200);
+/// Pause after a record that the store did not take. If it takes none at all, each is twice as long as the one before.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// So many refusals say that it takes none: the others are kept for later, so that a store that is full, or read-only
+/// for now, is not asked by all sockets of all nodes again and again.
+const REFUSALS: usize = 16;
 /// Records that are written at a time.
 const CONCURRENT: usize = 256;
 /// Last states that are written in one go; there may be as many as a node had clients.
@@ -136,6 +140,7 @@ impl Keeper {
 
     /// Writes, as long as anybody holds the keeper.
     pub(super) async fn run(weak: Weak<Self>) {
+        let mut pause = PAUSE;
         loop {
             let Some(keeper) = weak.upgrade() else { return };
             if keeper.is_idle() {
@@ -145,14 +150,15 @@ impl Keeper {
             }
             // The first change is written at once, since the node may die the next moment; those that follow
             // it are written together.
-            let fine = keeper.flush().await;
+            let pass = keeper.flush().await;
             drop(keeper);
-            tokio::time::sleep(if fine { DEBOUNCE } else { UNAVAILABLE_PAUSE }).await;
+            pause = pass.pause(pause);
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// Writes what has changed. `false`: the store could not be reached.
-    async fn flush(&self) -> bool {
+    /// Writes what has changed.
+    async fn flush(&self) -> Pass {
         let (sockets, last) = {
             let mut queue = self.queue.lock();
             let mut sockets: Vec<_> =
@@ -175,39 +181,45 @@ impl Keeper {
             (sockets, last)
         };
         self.busy.store(sockets.len() + last.len(), Ordering::Release);
-        let last = stream::iter(last).map(|last| self.write_last(last));
-        let last = all(last.buffer_unordered(CONCURRENT)).await;
-        let live = stream::iter(sockets).map(|socket| self.write_live(Socket(socket)));
-        let live = all(live.buffer_unordered(CONCURRENT)).await;
+        let pass = Pass::default();
+        let last = stream::iter(last).map(|last| self.write_last(last, &pass));
+        last.buffer_unordered(CONCURRENT).collect::<()>().await;
+        let live = stream::iter(sockets).map(|socket| self.write_live(Socket(socket), &pass));
+        live.buffer_unordered(CONCURRENT).collect::<()>().await;
         self.busy.store(0, Ordering::Release);
-        live && last
+        pass
     }
 
-    async fn write_live(&self, socket: Socket) -> bool {
-        let Some(session) = &socket.0.session else { return true };
+    async fn write_live(&self, socket: Socket, pass: &Pass) {
+        let Some(session) = &socket.0.session else { return };
         session.dirty.store(false, Ordering::Release);
-        let Some(record) = socket.record().filter(|_| socket.is_connected()) else { return true };
+        if pass.is_hopeless() {
+            return self.changed(&socket);
+        }
+        let Some(record) = socket.record().filter(|_| socket.is_connected()) else { return };
         let sessions = socket.0.namespace.log.sessions();
-        match sessions.store(record, self.live_ttl()).await {
-            Ok(Written::Done) => true,
+        let written = sessions.store(record, self.live_ttl()).await;
+        pass.note(written.is_ok());
+        match written {
+            Ok(Written::Done) => {}
             Ok(Written::Fenced) => {
                 self.metrics.sessions_fenced.inc();
                 socket.supersede();
-                true
             }
-            Err(_) => {
-                self.changed(&socket);
-                false
-            }
+            Err(_) => self.changed(&socket),
         }
     }
 
-    async fn write_last(&self, last: Last) -> bool {
+    async fn write_last(&self, last: Last, pass: &Pass) {
+        if pass.is_hopeless() {
+            return; // it stays where it is
+        }
         let sessions = last.namespace.log.sessions();
         let done = match last.keep {
             true => sessions.store(last.record.clone(), self.window).await.is_ok(),
             false => sessions.remove(last.record.clone(), self.live_ttl()).await.is_ok(),
         };
+        pass.note(done);
         if done {
             let mut queue = self.queue.lock();
             let pid = &last.record.pid;
@@ -215,7 +227,6 @@ impl Keeper {
                 queue.last.remove(pid);
             }
         }
-        done
     }
 
     /// Keeps the records of the sockets that live from expiring.
@@ -240,7 +251,55 @@ impl Keeper {
     }
 }
 
-/// Did all go well? Waits for all of them, unlike `StreamExt::all`.
-async fn all(results: impl stream::Stream<Item = bool>) -> bool {
-    results.fold(true, |all, fine| std::future::ready(all && fine)).await
+/// How a flush goes.
+#[derive(Debug, Default)]
+struct Pass {
+    done: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+impl Pass {
+    fn note(&self, done: bool) {
+        let count = if done { &self.done } else { &self.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Need nobody else ask?
+    fn is_hopeless(&self) -> bool {
+        self.done.load(Ordering::Relaxed) == 0 && self.refused.load(Ordering::Relaxed) >= REFUSALS
+    }
+
+    /// How long to wait after this one; `before`: after the one before.
+    fn pause(&self, before: Duration) -> Duration {
+        match (self.done.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed)) {
+            (_, 0) => DEBOUNCE,
+            (0, _) => (2 * before).clamp(PAUSE, LONGEST_PAUSE),
+            _ => PAUSE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(done: usize, refused: usize) -> Pass {
+        Pass { done: done.into(), refused: refused.into() }
+    }
+
+    #[test]
+    fn a_store_that_takes_nothing_is_asked_more_and_more_seldom() {
+        let mut pause = DEBOUNCE;
+        let pauses = [0; 7].map(|_| {
+            pause = pass(0, 3).pause(pause);
+            pause.as_millis()
+        });
+        assert_eq!(pauses, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(pass(0, 0).pause(pause), DEBOUNCE);
+        // one that never goes through does not hold up the others
+        assert_eq!(pass(1, 1_000).pause(pause), PAUSE);
+        assert!(!pass(1, 1_000).is_hopeless());
+        assert!(!pass(0, REFUSALS - 1).is_hopeless());
+        assert!(pass(0, REFUSALS).is_hopeless());
+    }
 }

@@ -12,8 +12,16 @@ use crate::engine::door::Limit;
 use crate::engine::packet::Str;
 use crate::error::CloseReason;
 
-/// Where a node is: the last entry that it delivered, and what it delivered ahead of the log.
-pub(super) type Place = (Offset, Vec<Early>);
+/// Where a node is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// The last entry that it delivered.
+    pub(super) at: Offset,
+    /// What it delivered ahead of the log.
+    pub(super) early: Vec<Early>,
+    /// Where it last may have missed something.
+    pub(super) gap: StreamId,
+}
 
 impl Socket {
     /// Joins rooms; `at`: where this node is, while recovery is on.
@@ -129,7 +137,10 @@ impl Socket {
     /// Where the node is now.
     fn place(&self) -> Place {
         let log = &self.0.namespace.log;
-        (log.mark(), log.early())
+        // in this order: it may miss something just now
+        let at = log.mark();
+        let early = log.early().into_iter().filter(|early| early.node == *log.node()).collect();
+        Place { at, early, gap: log.gap() }
     }
 
     /// All that is to be known of it elsewhere; `None` while recovery is off, or when it goes on elsewhere.
@@ -141,7 +152,7 @@ impl Socket {
         // Asked before the track: what is delivered in between is then in both, and not in neither. And before it
         // is asked whether the socket has left: until then it was among those that are delivered to, or longer.
         let now = self.place();
-        let (at, early) = session.left.get().map_or(now, |left| (**left).clone());
+        let place = session.left.get().map_or(now, |left| (**left).clone());
         let log = &self.0.namespace.log;
         let mut record = Record {
             nsp: self.0.namespace.name.clone(),
@@ -152,6 +163,8 @@ impl Socket {
             start: StreamId::default(),
             at: None,
             rooms: Vec::new(),
+            forgotten: StreamId::default(),
+            is_last: false,
             sent: None,
             early: Vec::new(),
             leftover: None,
@@ -160,8 +173,7 @@ impl Socket {
             generation: session.generation.load(Ordering::Acquire),
             stamp: None,
         };
-        let early = early.into_iter().filter(|early| early.node == *log.node()).collect();
-        session.track.lock().record(&mut record, at, early);
+        session.track.lock().record(&mut record, place);
         Some(record)
     }
 
@@ -182,7 +194,8 @@ impl Socket {
     /// The connection ended: the session waits, or is over.
     pub(super) fn end_session(&self, reason: CloseReason) {
         let Some(session) = &self.0.session else { return };
-        let Some(record) = self.record() else { return };
+        let Some(mut record) = self.record() else { return };
+        record.is_last = true;
         if session.over.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -202,7 +215,8 @@ impl Socket {
     /// Its session goes on elsewhere: the connection that is still there is of no use to its client.
     pub(super) fn supersede(&self) -> Option<Record> {
         let session = self.0.session.as_ref()?;
-        let record = self.record()?;
+        let mut record = self.record()?;
+        record.is_last = true;
         if session.over.swap(true, Ordering::AcqRel) {
             return None;
         }

@@ -517,7 +517,7 @@ impl Replica for Inner {
             }
             Message::Disconnect { target, close } => {
                 for socket in self.touched(at, target) {
-                    socket.disconnect(*close);
+                    socket.disconnect_now(*close);
                 }
             }
             Message::ServerSideEmit { args } if at.way != Way::Echo => {

@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::live::Place;
 use crate::cluster::StreamId;
 use crate::cluster::history::{Early, Offset, Origin, Past};
 use crate::cluster::message::{Message, Target};
@@ -34,6 +35,8 @@ const ENDED_SPANS: usize = 32;
 pub(super) struct Track {
     start: StreamId,
     rooms: Vec<Span>,
+    /// See [`Record::forgotten`].
+    forgotten: StreamId,
     sent: Sent,
     /// Early messages of this node up to this number were delivered before the socket entered.
     entered: u64,
@@ -49,8 +52,16 @@ impl Track {
     /// A session that begins at `start`.
     pub(super) fn new(start: StreamId) -> Self {
         let sent = Sent { behind: start, ids: VecDeque::new() };
-        let (rooms, inherited) = (Vec::new(), Vec::new());
-        Self { start, rooms, sent, entered: 0, since: None, inherited, leftover: None }
+        Self {
+            start,
+            rooms: Vec::new(),
+            forgotten: StreamId::default(),
+            sent,
+            entered: 0,
+            since: None,
+            inherited: Vec::new(),
+            leftover: None,
+        }
     }
 
     /// From now on it is among those that early messages are delivered to; the last one was `early`.
@@ -86,7 +97,7 @@ impl Track {
     }
 
     pub(super) fn leave(&mut self, rooms: &[Str], at: StreamId) {
-        end_spans(&mut self.rooms, rooms, at);
+        end_spans(&mut self.rooms, &mut self.forgotten, rooms, at);
     }
 
     /// Was sent an entry.
@@ -107,13 +118,20 @@ impl Track {
         self.inherited.iter().any(|early| early.contains(origin))
     }
 
-    /// Fills the part of a record that this knows. `at`: where the node is; it must have been asked before.
-    /// `early`: what the node delivered ahead of the log.
-    pub(super) fn record(&self, record: &mut Record, at: Offset, early: Vec<Early>) {
+    /// Fills the part of a record that this knows. `place`: where the node is; it must have been asked before.
+    pub(super) fn record(&self, record: &mut Record, Place { at, early, gap }: Place) {
         record.start = self.start;
         record.at = Some(at);
         record.rooms.clone_from(&self.rooms);
-        record.sent = Some(self.sent.clone());
+        record.forgotten = self.forgotten;
+        let mut sent = self.sent.clone();
+        if gap > self.since.map_or(self.start, |since| since.id) {
+            // The node has missed something since, which it cannot have sent: to have got the last that it sent says
+            // nothing of what was before.
+            sent.behind = sent.behind.max(gap);
+            sent.ids.retain(|id| *id > gap);
+        }
+        record.sent = Some(sent);
         record.leftover = self.leftover;
         record.early.clone_from(&self.inherited);
         record.early.extend(early.into_iter().filter_map(|early| {
@@ -135,20 +153,18 @@ fn goes_on_from(record: &Record) -> Option<Offset> {
     Some(Offset { id: early.after, early: early.to })
 }
 
-fn end_spans(spans: &mut Vec<Span>, rooms: &[Str], at: StreamId) {
+/// `forgotten` takes the end of those that are not remembered any more: the ones that ended first.
+fn end_spans(spans: &mut Vec<Span>, forgotten: &mut StreamId, rooms: &[Str], at: StreamId) {
     for span in spans.iter_mut() {
         if span.until.is_none() && rooms.contains(&span.room) {
             span.until = Some(at);
         }
     }
-    let ended = spans.iter().filter(|span| span.until.is_some()).count();
-    let mut surplus = ended.saturating_sub(ENDED_SPANS);
-    // they stand in the order in which they began: the oldest go first
-    spans.retain(|span| {
-        let go = surplus > 0 && span.until.is_some();
-        surplus -= usize::from(go);
-        !go
-    });
+    let mut ends: Vec<StreamId> = spans.iter().filter_map(|span| span.until).collect();
+    let Some(surplus) = ends.len().checked_sub(ENDED_SPANS + 1) else { return };
+    let (_, last, _) = ends.select_nth_unstable(surplus);
+    *forgotten = (*last).max(*forgotten);
+    spans.retain(|span| span.until.is_none_or(|until| until > *last));
 }
 
 /// What the client says it has got last.
@@ -193,6 +209,7 @@ pub(super) struct Replay {
     /// The record holds up to here: changes of rooms in the log until here are in it.
     at: StreamId,
     rooms: Vec<Span>,
+    forgotten: StreamId,
     sent: Sent,
     /// Early messages that took effect on the socket when it was connected.
     applied: Vec<Early>,
@@ -219,12 +236,14 @@ impl Replay {
         bounds: Bounds,
     ) -> Result<Self, NotRecovered> {
         let (from, offset) = begin(record, claim, head)?;
-        if from < oldest {
+        let at = record.at.map(|at| at.id);
+        // What was done to the socket behind the record may be before what the client got last. Records of sockets
+        // that live are written soon after such a change: one that is forgotten is in the record. A last one is not
+        // written again.
+        let is_past = record.is_last && at.is_some_and(|at| at < oldest);
+        if from < oldest.max(record.forgotten) || is_past {
             return Err(NotRecovered::History);
         }
-        // What was done to the socket behind the record may be before what the client got last. (Records are
-        // written soon after such a change: one that is forgotten is in the record.)
-        let at = record.at.map(|at| at.id);
         let passed = at.map_or(from, |at| at.min(from).max(oldest));
         let received = match offset {
             Some(offset) => received(record, offset)?,
@@ -235,6 +254,7 @@ impl Replay {
             start: record.start,
             at: at.unwrap_or(from),
             rooms: record.rooms.clone(),
+            forgotten: record.forgotten,
             sent: record.sent.clone().unwrap_or(Sent { behind: from, ids: VecDeque::new() }),
             applied: record.early.clone(),
             received,
@@ -311,7 +331,7 @@ impl Replay {
                     self.rooms.iter().any(|span| span.room == **room && span.since < id)
                 };
                 let rooms: Vec<Str> = rooms.iter().filter(before).cloned().collect();
-                end_spans(&mut self.rooms, &rooms, id);
+                end_spans(&mut self.rooms, &mut self.forgotten, &rooms, id);
             }
             Message::Disconnect { .. } => return Err(NotRecovered::Disconnected),
             Message::Broadcast { .. } | Message::ServerSideEmit { .. } => {}
@@ -339,6 +359,7 @@ impl Replay {
             start,
             at: start,
             rooms: Vec::new(),
+            forgotten: StreamId::default(),
             sent: Sent { behind: start, ids: VecDeque::new() },
             applied: Vec::new(),
             received: Vec::new(),
@@ -357,6 +378,7 @@ impl Replay {
         let track = Track {
             start: self.start,
             rooms: self.rooms,
+            forgotten: self.forgotten,
             sent: self.sent,
             entered: 0,
             since: None,

@@ -129,12 +129,14 @@ impl Sender<'_> {
             return Err(EmitError::Disconnected);
         }
         let namespace = &self.socket.0.namespace;
-        if self.socket.0.session.is_some() && !self.volatile && !self.transient {
+        let session = self.socket.0.session.as_ref();
+        if let Some(session) = session.filter(|_| !self.volatile && !self.transient) {
             // through the log, which gives it its place in the order, and remembers it
             let rooms = vec![self.socket.0.id.clone()];
             let flags = Flags { volatile: false, compress: self.compress, ack };
             let target = Target { rooms, except: Vec::new() };
-            return namespace.log.publish(Message::Broadcast { args: args.clone(), target, flags });
+            let message = Message::Broadcast { args: args.clone(), target, flags };
+            return namespace.log.publish(message).map(|number| session.appended(number));
         }
         self.socket.notify_sent(args);
         let mut result = Ok(());

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use parking_lot::{Mutex, RwLock};
@@ -33,6 +34,9 @@ use crate::socketio::packet::Args;
 
 /// How much wider an inbox is while the server waits for an answer of its client.
 const ACK_SLACK: usize = 4;
+
+/// A log brings back what was appended within less than that, if at all.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 
 /// One client in one namespace. Cheap to clone; all clones are the same socket.
 ///
@@ -81,6 +85,8 @@ pub(crate) struct Session {
     pub(super) over: AtomicBool,
     /// Is it to be written already?
     pub(super) dirty: AtomicBool,
+    /// The number of the last event that was appended to the log for it alone.
+    pub(super) appended: AtomicU64,
     /// Where the node was before the socket left. What is delivered from then on it need not have got, whoever asks.
     pub(super) left: OnceLock<Box<Place>>,
 }
@@ -95,8 +101,14 @@ impl Session {
             generation: AtomicU64::new(1),
             over: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
+            appended: AtomicU64::new(0),
             left: OnceLock::new(),
         }
+    }
+
+    /// An event for it is on its way through the log.
+    pub(super) fn appended(&self, number: u64) {
+        self.appended.fetch_max(number, Ordering::AcqRel);
     }
 
     pub(super) fn set_generation(&self, generation: u64) {
@@ -356,10 +368,24 @@ impl Socket {
 
     // --- ending
 
-    /// Puts the client out of the namespace; with `close`, ends its whole connection.
+    /// Puts the client out of the namespace; with `close`, ends its whole connection. What was emitted to it
+    /// before is sent first: with recovery over Redis, that is on its way through the log, and the end waits for it.
     ///
     /// Official clients do not come back by themselves after this.
     pub fn disconnect(&self, close: bool) {
+        let appended =
+            self.0.session.as_ref().map(|session| session.appended.load(Ordering::Acquire));
+        let on_its_way = appended.and_then(|number| self.0.namespace.log.delivered(number));
+        let Some(on_its_way) = on_its_way else { return self.disconnect_now(close) };
+        let socket = self.clone();
+        self.0.connection.spawn(async move {
+            let _ = tokio::time::timeout(LONGEST_GOODBYE, on_its_way).await;
+            socket.disconnect_now(close);
+        });
+    }
+
+    /// The same, whatever is on its way.
+    pub(super) fn disconnect_now(&self, close: bool) {
         if close {
             self.0.connection.disconnect();
         } else {

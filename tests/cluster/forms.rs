@@ -364,10 +364,17 @@ async fn an_acl_user_with_recovery() {
     client.send(&format!("40{known}")).await;
     let answer = client.recv_text().await;
     assert!(answer.contains(session["sid"].as_str().unwrap()), "{answer} does not go on");
+    // and leaves for good
+    client.send("41").await;
+    let key = format!("sio:session:{}", session["pid"].as_str().unwrap());
+    let removed = async {
+        while redis.call(&["EXISTS", &key]).await != Reply::Integer(0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the session to be removed", removed).await;
     nothing_was_refused(&redis).await;
-    let mut unused = unused(&[&redis], &rules[4]).await;
-    // sessions that end are removed
-    unused.retain(|name| name != "del");
+    let unused = unused(&[&redis], &rules[4]).await;
     assert!(unused.is_empty(), "{unused:?}");
 }
 

@@ -19,6 +19,7 @@ on_one_and_two_nodes! { with recovering:
     an_attempt_that_is_refused_leaves_the_session_as_it_was,
     namespaces_that_miss_too_much_together_do_not_end_their_connection,
     rooms_of_before_and_of_the_door_keep_the_limit_together,
+    what_was_emitted_before_a_disconnect_comes_before_it,
 }
 
 const MAX_ROOMS: usize = 3;
@@ -280,4 +281,20 @@ async fn rooms_of(node: &TestServer, kept: &Kept) -> Vec<String> {
     let mut rooms: Vec<_> = rooms.iter().skip(1).map(ToString::to_string).collect();
     rooms.sort();
     rooms
+}
+
+async fn what_was_emitted_before_a_disconnect_comes_before_it(nodes: Nodes) {
+    for close in [false, true] {
+        let mut client = nodes.there().client(TransportKind::WebSocket).await;
+        let mut kept = connect(&mut client, "/", json!({})).await;
+        let socket = nodes.there().socket("/", &kept.sid).await;
+        for number in 0..5 {
+            socket.emit("why", &number).await.unwrap();
+        }
+        socket.disconnect(close);
+        for number in 0..5 {
+            assert_eq!(kept.event(&mut client).await, json!(["why", number]), "close: {close}");
+        }
+        assert_eq!(client.recv_text().await, "41");
+    }
 }

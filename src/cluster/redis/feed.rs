@@ -138,7 +138,8 @@ impl Feed {
         self.bytes
     }
 
-    /// Takes an own message. When Redis has not given it back at `due`, it is delivered here all the same.
+    /// Takes an own message, and gives its number. When Redis has not given it back at `due`, it is delivered here all
+    /// the same.
     ///
     /// # Errors
     /// [`BusFull`] when too much is under way already; a single message of any size fits.
@@ -148,7 +149,7 @@ impl Feed {
         nsp: Str,
         message: Message,
         mut fields: Fields,
-    ) -> Result<(), BusFull> {
+    ) -> Result<u64, BusFull> {
         let bytes = fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if !self.items.is_empty() && self.bytes + bytes > self.max_bytes {
             return Err(BusFull);
@@ -166,7 +167,7 @@ impl Feed {
             state: State::Waiting,
             delivered: false,
         });
-        Ok(())
+        Ok(self.next_number)
     }
 
     /// The next messages to store, in order, up to `max` and, but for the first, [`BATCH_BYTES`]; they count as
@@ -568,7 +569,7 @@ mod tests {
                 vec![("d", "x".repeat(bytes - 1).into())],
             )
         };
-        assert_eq!(push(5_000), Ok(()));
+        assert!(push(5_000).is_ok());
         assert_eq!(push(1), Err(BusFull));
         let mut feed = Feed::new(id(0), MAX_BYTES);
         let mut push = |bytes: usize| {
@@ -579,6 +580,6 @@ mod tests {
                 vec![("d", "x".repeat(bytes - 1).into())],
             )
         };
-        assert_eq!((push(500), push(500), push(1)), (Ok(()), Ok(()), Err(BusFull)));
+        assert_eq!((push(500), push(500), push(1)), (Ok(1), Ok(2), Err(BusFull)));
     }
 }

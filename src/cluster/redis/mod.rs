@@ -120,7 +120,13 @@ struct Space {
     channels: wire::Channels,
     stream: Arc<Stream>,
     /// Usually one. A dynamic namespace that was forgotten and made anew may have two for a moment.
-    replicas: RwLock<Vec<Weak<dyn Replica>>>,
+    replicas: RwLock<Vec<Attached>>,
+}
+
+struct Attached {
+    replica: Weak<dyn Replica>,
+    /// Of its log. A replica is attached before it is there (`Arc::new_cyclic`), and nobody sees then that it will be.
+    log: Weak<()>,
 }
 
 struct Stream {
@@ -227,7 +233,8 @@ impl Bus for RedisBus {
         let known = spaces.get(nsp).cloned();
         let is_new = known.is_none();
         let space = known.unwrap_or_else(|| Arc::new(self.0.new_space(nsp)));
-        space.replicas.write().push(replica);
+        let alive = Arc::new(());
+        space.replicas.write().push(Attached { replica, log: Arc::downgrade(&alive) });
         spaces.insert(nsp.clone(), space.clone());
         drop(spaces);
         for space in gone {
@@ -236,7 +243,7 @@ impl Bus for RedisBus {
         if is_new {
             self.0.post(Post::Subscribe(space.clone()));
         }
-        Arc::new(RedisLog { shared: self.0.clone(), space })
+        Arc::new(RedisLog { shared: self.0.clone(), space, alive: Some(alive) })
     }
 
     fn is_degraded(&self) -> bool {
@@ -268,17 +275,19 @@ impl Bus for RedisBus {
 struct RedisLog {
     shared: Arc<Shared>,
     space: Arc<Space>,
+    alive: Option<Arc<()>>,
 }
 
 /// Its namespace ends with it; that is looked at elsewhere, since here any lock may be held.
 impl Drop for RedisLog {
     fn drop(&mut self) {
+        self.alive = None;
         self.shared.post(Post::Left);
     }
 }
 
 impl Log for RedisLog {
-    fn publish(&self, message: Message) -> Result<(), EmitError> {
+    fn publish(&self, message: Message) -> Result<u64, EmitError> {
         let space = &self.space;
         let fields = wire::entry_fields(&space.uid, &space.nsp, &message)?;
         let connected = self.shared.connected.load(Ordering::Acquire);
@@ -286,7 +295,8 @@ impl Log for RedisLog {
         let wait = if connected { self.shared.config.local_deadline } else { Duration::ZERO };
         let due = now() + wait;
         let mut feed = space.stream.feed.lock();
-        feed.push(due, space.nsp.clone(), message, fields.into())
+        let number = feed
+            .push(due, space.nsp.clone(), message, fields.into())
             .map_err(|_| EmitError::BusFull)?;
         let watch = feed.is_unwatched();
         drop(feed);
@@ -294,7 +304,11 @@ impl Log for RedisLog {
         if watch {
             space.stream.to_watch.notify_one();
         }
-        Ok(())
+        Ok(number)
+    }
+
+    fn delivered(&self, number: u64) -> Option<BoxFuture<'static, ()>> {
+        self.space.stream.delivered.own(number)
     }
 
     fn request(&self, request: Request) -> Replies {
@@ -334,6 +348,10 @@ impl Log for RedisLog {
 
     fn mark(&self) -> Offset {
         self.space.stream.delivered.mark()
+    }
+
+    fn gap(&self) -> StreamId {
+        self.space.stream.delivered.gap()
     }
 
     fn oldest(&self) -> StreamId {
@@ -408,7 +426,8 @@ impl Shared {
             let mut feed = stream.feed.lock();
             let read = feed.read(id, uid, own, number);
             if feed.position().has_gap() {
-                stream.delivered.restart(id.before()); // before anybody is recovered over it
+                // before anybody is recovered over it
+                stream.delivered.restart(id.before(), feed.ahead());
             }
             let offset = Offset { id, early: feed.ahead() };
             let lost = feed.take_lost();
@@ -418,17 +437,18 @@ impl Shared {
         };
         let past = match read {
             Read::Known => None,
-            Read::Own(late) => self.apply_own(offset, Way::Own, late),
-            Read::Echo(late) => self.apply_own(offset, Way::Echo, late),
+            Read::Own(late) => self.apply_own(stream, offset, Way::Own, late),
+            Read::Echo(late) => self.apply_own(stream, offset, Way::Echo, late),
             Read::Foreign => self.apply_foreign(offset, fields),
         };
         stream.delivered.entry(offset, past);
     }
 
-    fn apply_own(&self, offset: Offset, way: Way, late: Late) -> Option<Past> {
+    fn apply_own(&self, stream: &Stream, offset: Offset, way: Way, late: Late) -> Option<Past> {
         let origin = Some(Origin { node: self.node.clone(), number: late.number });
         let at = At { offset, origin: origin.clone(), way };
         self.deliver(&late.nsp, &at, &late.message);
+        stream.delivered.note_own(late.number);
         remembered_message(offset.id, origin, &late.nsp, &late.message)
     }
 
@@ -481,14 +501,15 @@ impl Shared {
             let origin = Some(Origin { node: self.node.clone(), number });
             self.deliver(&nsp, &At { offset, origin, way: Way::Early }, &message);
             stream.delivered.went_ahead(offset);
+            stream.delivered.note_own(number);
         }
     }
 
     /// Nobody is recovered over what was until now.
     fn forget_past(&self, stream: &Stream) {
         let _delivery = stream.delivery.lock();
-        let cursor = stream.feed.lock().cursor();
-        stream.delivered.restart(cursor);
+        let feed = stream.feed.lock();
+        stream.delivered.restart(feed.cursor(), feed.ahead());
     }
 
     /// Was something lost of what others have written? Then nobody can be told what was before.
@@ -537,12 +558,12 @@ impl Shared {
 impl Space {
     fn is_alive(&self) -> bool {
         let mut replicas = self.replicas.write();
-        replicas.retain(|replica| replica.strong_count() > 0);
+        replicas.retain(|attached| attached.log.strong_count() > 0);
         !replicas.is_empty()
     }
 
     fn live(&self) -> Vec<Arc<dyn Replica>> {
-        self.replicas.read().iter().filter_map(Weak::upgrade).collect()
+        self.replicas.read().iter().filter_map(|attached| attached.replica.upgrade()).collect()
     }
 
     fn deliver(&self, at: &At, message: &Message) {

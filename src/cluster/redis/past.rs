@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::watched::Watched;
@@ -21,6 +23,9 @@ pub(super) struct Delivered {
     mark: Arc<Watched<Offset>>,
     tail: Mutex<Option<Tail>>,
     early: Mutex<Vec<Early>>,
+    gap: Mutex<StreamId>,
+    /// The number of the last own message.
+    own: Arc<Watched<u64>>,
 }
 
 impl Delivered {
@@ -30,11 +35,33 @@ impl Delivered {
             mark: Arc::new(Watched::new(Offset::default())),
             tail: Mutex::new(history.map(Tail::new)),
             early: Mutex::default(),
+            gap: Mutex::default(),
+            own: Arc::new(Watched::new(0)),
         }
     }
 
     pub(super) fn mark(&self) -> Offset {
         self.mark.value()
+    }
+
+    /// What was up to here may have been missed.
+    pub(super) fn gap(&self) -> StreamId {
+        *self.gap.lock()
+    }
+
+    /// See [`crate::cluster::Log::delivered`].
+    pub(super) fn own(&self, number: u64) -> Option<BoxFuture<'static, ()>> {
+        let own = self.own.clone();
+        let is_on_its_way = own.value() < number;
+        let wait = async move {
+            own.wait_for(|own| *own >= number).await;
+        };
+        is_on_its_way.then(|| wait.boxed())
+    }
+
+    /// An own message was delivered.
+    pub(super) fn note_own(&self, number: u64) {
+        self.own.set(number.max(self.own.value()));
     }
 
     pub(super) fn remembers(&self) -> bool {
@@ -88,8 +115,9 @@ impl Delivered {
         self.mark.set(id.into());
     }
 
-    /// What was before `id` is lost or in doubt: nobody is recovered over it.
-    pub(super) fn restart(&self, id: StreamId) {
+    /// What was before `id` is lost or in doubt: nobody is recovered over it. `early`: the last message that was
+    /// delivered ahead of the stream and is not in it yet.
+    pub(super) fn restart(&self, id: StreamId, early: u64) {
         // What was delivered behind `id` is gone, and its ids mean nothing any more: who holds one of them would
         // seem to have got what is delivered ahead of the log now.
         let last = self.mark().id;
@@ -97,7 +125,9 @@ impl Delivered {
         if let Some(tail) = &mut *self.tail.lock() {
             tail.restart(start);
         }
-        self.mark.set(id.into());
+        // before the mark: who has seen that knows of this
+        *self.gap.lock() = start;
+        self.mark.set(Offset { id, early });
     }
 
     /// What was in the stream when the node started. `start`: nothing is missing behind it.
@@ -193,10 +223,12 @@ mod tests {
         delivered.begin(at(5));
         delivered.entry(at(9).into(), None);
         assert!(delivered.past(at(9), "/").is_some());
-        delivered.restart(at(9));
+        delivered.restart(at(9), 0);
         assert!(delivered.past(at(9), "/").is_some(), "who has all until now");
-        delivered.restart(at(7));
-        assert_eq!(delivered.mark(), at(7).into());
+        delivered.restart(at(7), 3);
+        // what was delivered ahead of the stream, clients have: with an offset that says so
+        assert_eq!(delivered.mark(), Offset { id: at(7), early: 3 });
+        assert!(delivered.gap() > at(9), "not even who has all until then knows");
         // a client that has got 9 does not have the 17th message, though it has "more than 7"
         delivered.ahead(&"n".into(), 17);
         delivered.entry(at(12).into(), None);

@@ -59,8 +59,8 @@ return 1
 pub(super) const REMOVE: &str = r"
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[2], 'generation', ARGV[1], 'owner', ARGV[2])
-redis.call('HDEL', KEYS[2], 'digest')
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('HDEL', KEYS[2], 'digest')
 return 1
 ";
 

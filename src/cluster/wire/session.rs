@@ -42,6 +42,10 @@ struct Own {
     start: String,
     at: String,
     rooms: Vec<(String, String, Option<String>)>,
+    #[serde(default)]
+    forgotten: Option<String>,
+    #[serde(default)]
+    is_last: bool,
     sent: Option<(String, Vec<String>)>,
     early: Vec<(String, String, u64, u64)>,
     leftover: Option<String>,
@@ -64,6 +68,8 @@ pub(crate) fn encode_session(record: &Record) -> Result<String, EmitError> {
             .iter()
             .map(|span| (span.room.to_string(), id(&span.since), span.until.as_ref().map(id)))
             .collect(),
+        forgotten: Some(record.forgotten).filter(|id| *id > StreamId::default()).as_ref().map(id),
+        is_last: record.is_last,
         sent: record
             .sent
             .as_ref()
@@ -120,6 +126,8 @@ pub(crate) fn decode_session(stored: &[u8]) -> Result<Record, Malformed> {
         start: StreamId::default(),
         at: None,
         rooms,
+        forgotten: StreamId::default(),
+        is_last: false,
         sent: None,
         early: Vec::new(),
         leftover: None,
@@ -152,6 +160,8 @@ fn own_part(record: Record, own: Own) -> Result<Record, Malformed> {
         start: own.start.parse()?,
         at: Some(own.at.parse()?),
         rooms: own.rooms.into_iter().map(span).collect::<Result<_, _>>()?,
+        forgotten: own.forgotten.map(|id| id.parse()).transpose()?.unwrap_or_default(),
+        is_last: own.is_last,
         sent: own.sent.map(sent).transpose()?,
         early: own.early.into_iter().map(early).collect::<Result<_, _>>()?,
         leftover: own.leftover.map(|offset| offset.parse()).transpose()?,

@@ -41,12 +41,14 @@ fn record_of(track: &Track, at: u64) -> Record {
         sent: None,
         early: Vec::new(),
         leftover: None,
+        forgotten: StreamId::default(),
+        is_last: false,
         by: "n".into(),
         owner: "n".into(),
         generation: 1,
         stamp: None,
     };
-    track.record(&mut record, id(at).into(), Vec::new());
+    track.record(&mut record, Place { at: id(at).into(), ..Place::default() });
     record
 }
 
@@ -323,6 +325,68 @@ fn ended_stays_are_bounded_and_current_ones_are_not() {
     assert_eq!(rooms.len(), ENDED_SPANS + 1);
     assert_eq!(rooms.last().unwrap().room.as_str(), "r99");
     assert!(rooms.iter().any(|span| span.room.as_str() == "stays"));
+}
+
+#[test]
+fn the_stays_that_ended_first_are_forgotten_and_it_is_known_until_when() {
+    let mut track = Track::new(id(0));
+    track.join(&["first".into()], id(1));
+    for at in 2..2 + ENDED_SPANS as u64 {
+        let room: Str = format!("r{at}").into();
+        track.join(std::slice::from_ref(&room), id(at));
+        track.leave(&[room], id(at + 1));
+    }
+    assert_eq!(record_of(&track, 100).forgotten, StreamId::default());
+    for sent in [2, 3, 80] {
+        track.sent(id(sent));
+    }
+    track.leave(&["first".into()], id(90));
+    let record = record_of(&track, 100);
+    assert_eq!(record.rooms.len(), ENDED_SPANS);
+    // the one that began first ended last: what was for it then, and got lost on the way, comes again
+    let log = [event(80, to(&["first"])), event(95, to(&["first"]))];
+    assert_eq!(events(&record, offset(70), &log), Ok(vec![80]));
+    // the first to end was r2, at 3
+    assert_eq!(record.forgotten, id(3));
+    assert_eq!(events(&record, offset(3), &log), Ok(vec![80]));
+    assert_eq!(events(&record, offset(2), &log), Err(NotRecovered::History));
+}
+
+#[test]
+fn what_its_node_has_missed_a_client_has_not_got_either() {
+    let mut track = Track::new(id(0));
+    track.sent(id(10));
+    let with = |track: &Track, gap, claim, oldest| {
+        let mut record = record_of(track, 30);
+        track.record(&mut record, Place { at: id(30).into(), gap: id(gap), ..Place::default() });
+        let replay = Replay::new(&record, claim, (id(oldest), id(950).into()), BOUNDS);
+        replay.map(|replay| replay.from)
+    };
+    assert_eq!(with(&track, 0, offset(10), 20), Ok(id(30)), "it has all that it was sent");
+    assert_eq!(with(&track, 20, offset(10), 20), Err(NotRecovered::History));
+    // a node that has missed nothing sends it
+    assert_eq!(with(&track, 20, offset(10), 5), Ok(id(10)));
+    assert_eq!(with(&track, 20, Claim::Nothing, 20), Err(NotRecovered::History));
+    track.sent(id(25));
+    assert_eq!(with(&track, 20, offset(10), 20), Err(NotRecovered::History));
+    assert_eq!(with(&track, 20, offset(25), 20), Ok(id(30)));
+    // it was not here yet
+    let mut track = track;
+    track.goes_on(id(20).into());
+    assert_eq!(with(&track, 20, offset(10), 20), Ok(id(25).before()));
+}
+
+#[test]
+fn a_last_record_is_as_good_as_the_log_behind_it() {
+    let track = Track::new(id(0));
+    let with = |is_last, oldest| {
+        let record = Record { is_last, ..record_of(&track, 30) };
+        Replay::new(&record, offset(40), (id(oldest), id(950).into()), BOUNDS).map(drop)
+    };
+    assert_eq!(with(true, 30), Ok(()));
+    // a disconnect may have been there
+    assert_eq!(with(true, 31), Err(NotRecovered::History));
+    assert_eq!(with(false, 31), Ok(()), "one that was about to be written again");
 }
 
 /// What can happen to a socket, in the order of the log.

@@ -61,6 +61,8 @@ fn record(log: &Arc<dyn Log>, room: &str) -> Record {
         sent: None,
         early: Vec::new(),
         leftover: None,
+        forgotten: StreamId::default(),
+        is_last: false,
         by: log.name().clone(),
         owner: log.name().clone(),
         generation: 1,
@@ -101,4 +103,15 @@ async fn who_does_not_know_that_a_session_ended_does_not_bring_it_back() {
     tokio::time::sleep(TTL).await;
     let later = old.sessions().store(record(&old, "a"), TTL).await;
     assert_eq!(later, Ok(Written::Done), "nothing is kept for ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_is_being_made_is_not_forgotten() {
+    let redis = Redis::new();
+    let (bus, _replica, _log) = node(&redis, "node").await;
+    // as in `Arc::new_cyclic`: nobody can have it yet
+    let log = bus.attach(&"/new".into(), Weak::<Nobody>::new());
+    assert!(bus.0.forget_left().is_empty());
+    drop(log);
+    assert_eq!(bus.0.forget_left().len(), 1);
 }
