@@ -14,8 +14,8 @@
  *    offer's answer tells what a round trip takes) and a deadline.
  * 2. WebSocket starts when WebTransport has failed or its head start is over, HTTP long-polling
  *    likewise 500 ms after WebSocket. The first whose handshake comes back is used; the others are closed.
- * 3. What failed is remembered, for a minute at first, then for ten, and tried last meanwhile; see `connect/memory.ts` for what
- *    a browser can know about its network.
+ * 3. What failed is remembered, for a minute at first, then for ten, and tried last meanwhile; see
+ *    `connect/memory.ts` for what a browser can know about its network.
  * 4. A connection stays on its transport. If WebSocket won and WebTransport would have worked, the next
  *    *reconnection* starts there. Only long-polling upgrades to WebSocket under way, by the official
  *    client's own upgrade.

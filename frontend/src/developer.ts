@@ -71,7 +71,7 @@ export class Developer {
     socket.onAny(() => (this.#received += 1));
     socket.onAnyOutgoing(() => (this.#sent += 1));
     setInterval(() => this.#tick(), 1_000);
-    element("drop").addEventListener("click", () => socket.io.engine.close());
+    element("drop").addEventListener("click", () => socket.io.engine?.close());
     this.#chooseTransport();
     this.#followToggle();
   }

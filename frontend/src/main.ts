@@ -5,17 +5,18 @@ import { followPointers } from "./board/pen.js";
 import { type Stroke, Strokes } from "./board/strokes.js";
 import { Sync } from "./board/sync.js";
 import { View } from "./board/view.js";
+import { Comeback } from "./connect/comeback.js";
+import { connectWhereTold } from "./connect/path.js";
 import { connect, type TransportName } from "./connect.js";
 import { Cursors } from "./cursors.js";
 import { Developer } from "./developer.js";
+import { soon } from "./frame.js";
 import { COLORS, DEFAULT_COLOR, ink, label, onPaperChange, WIDTHS } from "./palette.js";
 import { element, followConnection, hurryWhenBack, notice, showUnsent } from "./status.js";
 
 const LOBBY = "lobby";
 /** The distance of the paper's dots, in points. */
 const GRID = 24;
-/** A frame that does not come: pages that nobody looks at get none. In ms. */
-const LATE_FRAME = 100;
 
 /** The board of the address; `/` is the lobby's. */
 function boardName(): string {
@@ -51,6 +52,7 @@ const isTransport = (text: string | null): text is TransportName =>
 
 const developer = new Developer();
 const socket = connect(undefined, {
+  autoConnect: false,
   auth: { board: name, key: secretKey() },
   // Somebody stands there with the pen in hand: sooner than the official 1 s to 5 s, still spread out.
   reconnectionDelay: 250,
@@ -72,6 +74,7 @@ let isScheduled = false;
 const sync = new Sync(socket, strokes, {
   paint: (stroke, from) => canvas.paint(stroke, from),
   repaint: () => canvas.repaint(),
+  repaintSoon: () => canvas.repaintSoon(),
   unsent: showUnsent,
   refused: (why) => notice(`The server refused a stroke: ${why}`),
   ready: () => {
@@ -83,14 +86,11 @@ const sync = new Sync(socket, strokes, {
   schedule: () => {
     if (isScheduled) return;
     isScheduled = true;
-    const run = () => {
-      if (!isScheduled) return;
+    soon(() => {
       isScheduled = false;
       sync.flush();
       showCounts();
-    };
-    requestAnimationFrame(run);
-    setTimeout(run, LATE_FRAME);
+    });
   },
 });
 const canvas = new Canvas(board, element<HTMLCanvasElement>("unsent-layer"), strokes, view, (stroke) =>
@@ -251,8 +251,10 @@ onPaperChange(() => {
   choose(pen.c, pen.w);
   canvas.repaint();
 });
-followConnection(socket);
-hurryWhenBack(socket);
+const comeback = new Comeback(socket, "board");
+followConnection(socket, comeback);
+hurryWhenBack(socket, comeback);
 developer.follow(socket);
+void connectWhereTold(socket, new URL("/webtransport.json", location.href));
 showUnsent(0);
 showCounts();

@@ -1,5 +1,6 @@
 /** What the page says about its connection, and leaves in data attributes for styles and tests. */
 import type { Socket } from "socket.io-client";
+import type { Comeback } from "./connect/comeback.js";
 
 /** Between two measurements of the round trip, in ms. */
 const PING_INTERVAL = 5_000;
@@ -48,7 +49,7 @@ function show(state: State, text: string): void {
 }
 
 /** Follows a socket for good. */
-export function followConnection(socket: Socket): void {
+export function followConnection(socket: Socket, comeback: Comeback): void {
   const { dataset } = document.documentElement;
   let last: { transport: string; lostAt: number } | undefined;
   let timer: ReturnType<typeof setInterval> | undefined;
@@ -90,13 +91,16 @@ export function followConnection(socket: Socket): void {
   });
   socket.on("disconnect", () => {
     clearInterval(timer);
-    last = { transport: dataset["transport"] ?? "", lostAt: performance.now() };
+    const { pause } = comeback;
+    // Who was sent away is connected before it is sent away again: that is no news.
+    const isNews = pause === undefined;
+    last = isNews ? { transport: dataset["transport"] ?? "", lostAt: performance.now() } : undefined;
     delete dataset["transport"];
     element("rtt").textContent = "";
     element("people").textContent = "";
-    // When the server ended it on purpose, the client does not try again.
     if (socket.active) show("connecting", "Reconnecting…");
-    else show("disconnected", "Ended by the server");
+    else if (pause === undefined) show("disconnected", "Closed");
+    else show("disconnected", `Sent away, retrying in ${Math.round(pause / 1_000)} s`);
   });
   socket.on("connect_error", (error) => {
     if (socket.active) show("disconnected", last ? "No connection, retrying…" : "Retrying…");
@@ -109,11 +113,12 @@ export function followConnection(socket: Socket): void {
 }
 
 /** After sleep, or back on a network, nobody wants to wait for the next try. */
-export function hurryWhenBack(socket: Socket): void {
+export function hurryWhenBack(socket: Socket, comeback: Comeback): void {
   const hurry = () => {
+    if (document.visibilityState !== "visible" || comeback.hurry()) return;
     // Only between two attempts; one that is under way is left alone.
     const isWaiting = socket.active && socket.io.engine?.readyState === "closed";
-    if (isWaiting && document.visibilityState === "visible") socket.disconnect().connect();
+    if (isWaiting) socket.disconnect().connect();
   };
   addEventListener("online", hurry);
   document.addEventListener("visibilitychange", hurry);

@@ -90,3 +90,55 @@ export function memoryStore() {
 export async function settled() {
   for (let turn = 0; turn < 5; turn += 1) await new Promise((resolve) => setImmediate(resolve));
 }
+
+/** The part of a client socket that `Sync` uses. */
+export class FakeSocket {
+  connected = false;
+  id = undefined;
+  sent = [];
+  #handlers = new Map();
+  #count = 0;
+
+  on(event, handler) {
+    this.#handlers.set(event, handler);
+  }
+
+  timeout() {
+    return this;
+  }
+
+  emit(event, data, answer) {
+    this.sent.push({ event, ...structuredClone(data), answer });
+  }
+
+  receive(event, data) {
+    this.#handlers.get(event)(data);
+  }
+
+  /** Connects, and gets the picture of a board. */
+  welcome(strokes = [], epoch = "e1", author = "me") {
+    this.#count += 1;
+    Object.assign(this, { connected: true, id: `id${this.#count}`, sent: [] });
+    this.receive("author", author);
+    this.receive("board", { epoch, strokes });
+  }
+
+  lose() {
+    const { sent } = this;
+    Object.assign(this, { connected: false, id: undefined, sent: [] });
+    this.receive("disconnect");
+    for (const { answer } of sent) answer?.(new Error("socket has been disconnected"));
+  }
+
+  /** Acknowledges what was asked, as the server does when it has everything. */
+  confirm() {
+    for (const one of this.sent.filter(({ answer }) => answer)) {
+      one.answer(null, one.event === "draw" ? { have: one.i + one.p.length } : undefined);
+      one.answer = undefined;
+    }
+  }
+
+  drawn() {
+    return this.sent.filter(({ event }) => event === "draw").map(({ s, i, p }) => [s.split(".")[1], i, p]);
+  }
+}

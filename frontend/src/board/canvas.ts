@@ -3,6 +3,7 @@
  *
  * Two canvases: what has reached the server, and above it what has not, which the style sheet makes pale.
  */
+import { soon } from "../frame.js";
 import { ink } from "../palette.js";
 import { UNITS, type View } from "./view.js";
 import type { Stroke, Strokes } from "./strokes.js";
@@ -55,7 +56,7 @@ export class Canvas {
   repaintSoon(): void {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
-    requestAnimationFrame(() => this.#isScheduled && this.repaint());
+    soon(() => this.#isScheduled && this.repaint());
   }
 
   /** Everything, now. */

@@ -64,11 +64,7 @@ export function followPointers(target: HTMLElement, sync: Sync, view: View, pen:
       drawing.at = { x, y };
       points.push(...numbers(step, drawing.style));
     }
-    if (points.length === 0 || sync.grow(drawing.stroke, points)) return;
-    // The stroke is full: another one goes on where it ends.
-    sync.end(drawing.stroke);
-    drawing.stroke = sync.begin(drawing.style);
-    sync.grow(drawing.stroke, points.slice(-drawing.style.k));
+    drawing.stroke = sync.extend(drawing.stroke, points);
   };
 
   const move = (pointer: number, event: PointerEvent) => {

@@ -1,7 +1,19 @@
 /**
  * What is on the board: the same fold as the server's (src/app/whiteboard/board.rs), so that a snapshot
- * and the events after it make the same picture everywhere.
+ * and the events after it make the same picture everywhere; up to the server's bounds, see `MAX_STROKES`.
  */
+
+/**
+ * Strokes that the page keeps, and numbers of theirs: twice what the server does. It is a cap and not the
+ * server's rule, which depends on whose the strokes are and on the order of its log: a page that applied it
+ * to what it happens to know would drop others than the server, and would have to be changed with it. The
+ * cap is for pages that look on for long and for senders that never stop; the next picture of the board
+ * puts right what it took away too early.
+ */
+const MAX_STROKES = 2 * 2_000;
+const MAX_NUMBERS = 2 * 150_000;
+/** What is above the cap is dropped down to this part of it, as each time everything has to be painted anew. */
+const AFTER_TRIM = 0.9;
 
 /** How a stroke is drawn. The short names travel. */
 export interface Style {
@@ -85,6 +97,8 @@ export type Repaint = { stroke: Stroke; from: number } | "all" | "none";
 /** The strokes of one board, oldest first. */
 export class Strokes {
   #strokes = new Map<string, Stroke>();
+  /** Of all of them. */
+  #numbers = 0;
 
   values(): IterableIterator<Stroke> {
     return this.#strokes.values();
@@ -99,17 +113,44 @@ export class Strokes {
   }
 
   put(stroke: Stroke): void {
+    this.delete(stroke.key);
     this.#strokes.set(stroke.key, stroke);
+    this.#numbers += stroke.p.length;
+  }
+
+  /** More of a stroke that is on the board. */
+  grow(stroke: Stroke, numbers: readonly number[]): void {
+    stroke.add(numbers);
+    this.#numbers += numbers.length;
   }
 
   delete(key: string): boolean {
+    this.#numbers -= this.#strokes.get(key)?.p.length ?? 0;
     return this.#strokes.delete(key);
   }
 
   /** Everything anew. */
   replace(strokes: Iterable<Stroke>): void {
     this.#strokes = new Map();
+    this.#numbers = 0;
     for (const stroke of strokes) this.put(stroke);
+  }
+
+  /** Drops the oldest if there are too many, except for those that are to be kept; tells which. */
+  trim(isKept: (stroke: Stroke) => boolean): Stroke[] {
+    const gone: Stroke[] = [];
+    if (!this.#isAbove(1)) return gone;
+    for (const stroke of this.#strokes.values()) {
+      if (!this.#isAbove(AFTER_TRIM)) break;
+      if (isKept(stroke)) continue;
+      this.delete(stroke.key);
+      gone.push(stroke);
+    }
+    return gone;
+  }
+
+  #isAbove(part: number): boolean {
+    return this.size > part * MAX_STROKES || this.#numbers > part * MAX_NUMBERS;
   }
 
   /** Somebody draws. What is known already is skipped; what leaves a gap comes with the next snapshot. */
@@ -124,7 +165,7 @@ export class Strokes {
     const have = known.p.length;
     if (i > have || i + p.length <= have) return "none";
     const from = known.count;
-    known.add(p.slice(have - i));
+    this.grow(known, p.slice(have - i));
     return { stroke: known, from: Math.floor(from) };
   }
 

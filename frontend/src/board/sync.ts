@@ -9,6 +9,7 @@
  * A server that has lost the board (its `epoch` is another) gets this page's strokes once more.
  */
 import type { Socket } from "socket.io-client";
+import { Erasures } from "./erasures.js";
 import {
   type Chunk,
   isChunk,
@@ -23,10 +24,8 @@ import {
 const FRAME_NUMBERS = 3_000;
 /** Numbers in one event. */
 const CHUNK_NUMBERS = 600;
-/** The server's bound on one stroke, with room for one more event. */
+/** Below the server's bound on one stroke, whole points of either kind. */
 const STROKE_NUMBERS = 6_000 - CHUNK_NUMBERS;
-/** Strokes erased by one event. */
-const ERASE_STROKES = 500;
 /** While a stroke grows, an answer is asked for this often, in ms. */
 const ASK_INTERVAL = 200;
 /** For the answer, in ms. */
@@ -41,6 +40,8 @@ interface Progress {
   stroke: Stroke;
   sent: number;
   have: number;
+  /** The server may know something of it, whatever it has confirmed. */
+  isOut: boolean;
   isDone: boolean;
   /** An answer is on its way. */
   isAsking: boolean;
@@ -58,6 +59,8 @@ export interface Hooks {
   paint(stroke: Stroke, from: number): void;
   /** Everything is to be painted. */
   repaint(): void;
+  /** The same, once for all that others do until the next frame. */
+  repaintSoon(): void;
   /** The number of this page's strokes that have not reached the server. */
   unsent(count: number): void;
   /** A first picture of the board is here. */
@@ -80,8 +83,11 @@ export class Sync {
   readonly #socket: Socket;
   readonly #strokes: Strokes;
   readonly #hooks: Hooks;
+  /** The strokes of this page that are on the board. No other page's have the same ids. */
   readonly #mine = new Map<string, Progress>();
-  readonly #erasing = new Set<string>();
+  /** Those that are still drawn, or not confirmed: no others cost anything while the pen is down. */
+  readonly #open = new Set<Progress>();
+  readonly #erasures: Erasures;
   readonly #tab = Math.random().toString(36).slice(2, 8);
   #count = 0;
   #author: string | undefined;
@@ -97,6 +103,7 @@ export class Sync {
     this.#socket = socket;
     this.#strokes = strokes;
     this.#hooks = hooks;
+    this.#erasures = new Erasures(socket, () => this.#isReady && socket.connected);
     socket.on("author", (author: string) => (this.#author = author));
     socket.on("board", (picture: Picture) => this.#show(picture));
     socket.on("draw", (chunk: unknown) => this.#inOrder(() => this.#draw(chunk)));
@@ -108,18 +115,21 @@ export class Sync {
   begin(style: Style): Stroke {
     this.#count += 1;
     const stroke = new Stroke("", `${this.#tab}.${this.#count}`, style);
-    this.#strokes.put(stroke);
-    this.#mine.set(stroke.id, {
+    const progress: Progress = {
       stroke,
       sent: 0,
       have: 0,
+      isOut: false,
       isDone: false,
       isAsking: false,
       askedAt: 0,
       confirmedAt: 0,
       waitingSince: 0,
       isShownUnsent: !this.#socket.connected,
-    });
+    };
+    this.#strokes.put(stroke);
+    this.#mine.set(stroke.id, progress);
+    this.#open.add(progress);
     return stroke;
   }
 
@@ -128,11 +138,33 @@ export class Sync {
     const progress = this.#mine.get(stroke.id);
     if (!progress) return true;
     const from = stroke.count;
-    stroke.add(numbers);
+    this.#strokes.grow(stroke, numbers);
     progress.waitingSince ||= Date.now();
     this.#hooks.paint(stroke, from);
+    this.#trim();
     this.#hooks.schedule();
     return stroke.p.length < STROKE_NUMBERS;
+  }
+
+  /**
+   * The pen has moved, perhaps far: after a stall all that it did meanwhile comes at once. A stroke that is
+   * full is ended, and the next begins where it ends. Gives the one that goes on.
+   */
+  extend(stroke: Stroke, numbers: readonly number[]): Stroke {
+    const { k } = stroke.style;
+    for (let at = 0; at < numbers.length; ) {
+      const room = STROKE_NUMBERS - stroke.p.length;
+      if (room > 0) {
+        this.grow(stroke, numbers.slice(at, at + room));
+        at += room;
+        continue;
+      }
+      const last = stroke.p.slice(-k);
+      this.end(stroke);
+      stroke = this.begin(stroke.style);
+      this.grow(stroke, last);
+    }
+    return stroke;
   }
 
   /** The pen is up. */
@@ -165,9 +197,7 @@ export class Sync {
   /** Draws strokes again that were taken back. */
   restore(strokes: readonly Stroke[]): void {
     for (const { style, p } of strokes) {
-      const stroke = this.begin({ ...style });
-      this.grow(stroke, p);
-      this.end(stroke);
+      this.end(this.extend(this.begin({ ...style }), p));
     }
   }
 
@@ -186,7 +216,7 @@ export class Sync {
   flush(): void {
     if (this.#isReady && this.#socket.connected && !this.#isTooEarly()) {
       let budget = FRAME_NUMBERS;
-      for (const progress of this.#mine.values()) {
+      for (const progress of this.#open) {
         while (budget > 0 && progress.sent < progress.stroke.p.length) {
           budget -= this.#send(progress);
         }
@@ -203,6 +233,7 @@ export class Sync {
     const chunk: Chunk = { s: stroke.id, i: sent, p };
     if (sent === 0) chunk.style = stroke.style;
     progress.sent += p.length;
+    progress.isOut = true;
     if (this.#mayAsk(progress)) this.#sendAndAsk(progress, chunk);
     else this.#socket.emit("draw", chunk);
     return p.length;
@@ -229,8 +260,8 @@ export class Sync {
       return;
     }
     if (refused !== undefined) {
-      this.#forget(progress.stroke);
-      this.#hooks.repaint();
+      // What came before this piece may be there, for all others.
+      this.#remove([progress.stroke]);
       this.#hooks.refused(refused);
       return;
     }
@@ -272,36 +303,49 @@ export class Sync {
     for (const stroke of strokes) {
       const progress = this.#mine.get(stroke.id);
       // What was never sent need not be taken back.
-      if (stroke.author !== "" || (progress && progress.sent > 0)) this.#erasing.add(stroke.id);
+      if (stroke.author !== "" || progress?.isOut) this.#erasures.add(stroke.id);
       this.#forget(stroke);
     }
     this.#hooks.repaint();
-    this.#sendErasures();
+    this.#erasures.send();
     this.#judge();
   }
 
   #forget(stroke: Stroke): void {
     this.#strokes.delete(stroke.key);
-    if (stroke.author === "") this.#mine.delete(stroke.id);
+    if (stroke.author === "") this.#drop(stroke.id);
   }
 
-  #sendErasures(): void {
-    if (!this.#isReady || !this.#socket.connected) return;
-    const all = [...this.#erasing];
-    for (let start = 0; start < all.length; start += ERASE_STROKES) {
-      const s = all.slice(start, start + ERASE_STROKES);
-      this.#socket.timeout(ANSWER_DEADLINE).emit("erase", { s }, (error: unknown, answer: Answer) => {
-        if (answer?.later !== undefined) setTimeout(() => this.#sendErasures(), answer.later);
-        else if (!error) for (const id of s) this.#erasing.delete(id);
-        else if (this.#socket.connected) this.#sendErasures();
-      });
-    }
+  #drop(id: string): void {
+    const progress = this.#mine.get(id);
+    if (progress) this.#open.delete(progress);
+    this.#mine.delete(id);
+  }
+
+  /** Too many strokes: the oldest go, but not what the server has yet to get. */
+  #trim(): void {
+    const isKept = ({ author, id }: Stroke) => {
+      const progress = author === "" ? this.#mine.get(id) : undefined;
+      return progress !== undefined && this.#open.has(progress);
+    };
+    const gone = this.#strokes.trim(isKept);
+    for (const { author, id } of gone) if (author === "") this.#drop(id);
+    if (gone.length > 0) this.#hooks.repaintSoon();
   }
 
   #draw(chunk: unknown): void {
-    if (!isChunk(chunk) || chunk.a === undefined) return;
+    if (!isChunk(chunk) || chunk.a === undefined || this.#isKnownHere(chunk.a, chunk.s)) return;
     const repaint = this.#strokes.draw(chunk);
     if (typeof repaint === "object") this.#hooks.paint(repaint.stroke, repaint.from);
+    this.#trim();
+  }
+
+  /**
+   * The server may tell a page of its own strokes: what it finds in its store it tells everybody. Nobody
+   * knows more of them than the page that draws them, and what it has taken back is not to come again.
+   */
+  #isKnownHere(author: string, id: string): boolean {
+    return author === this.#author && (this.#mine.has(id) || this.#erasures.has(id));
   }
 
   /** The picture was taken while others drew on: what they have done since may come before it. */
@@ -311,9 +355,19 @@ export class Sync {
   }
 
   #erased({ a, s }: { a: string; s: string[] }): void {
+    const isOwn = a === this.#author;
     let isSeen = false;
-    for (const id of s) isSeen = this.#strokes.delete(`${a}/${id}`) || isSeen;
-    if (isSeen) this.#hooks.repaint();
+    for (const id of s) {
+      // A copy of this tab has its key, hence may erase what was drawn here.
+      const mine = isOwn ? this.#mine.get(id)?.stroke : undefined;
+      isSeen = this.#strokes.delete(mine?.key ?? `${a}/${id}`) || isSeen;
+      if (isOwn) {
+        this.#drop(id);
+        this.#erasures.delete(id);
+      }
+    }
+    if (isSeen) this.#hooks.repaintSoon();
+    if (isOwn) this.#judge();
   }
 
   /** The server's picture of the board; ours follows, except for what it cannot know yet. */
@@ -324,17 +378,20 @@ export class Sync {
     const known = new Map<string, number>();
     for (const data of strokes.filter(isStrokeData)) {
       const isOwn = data.a === this.#author;
-      if (isOwn && this.#erasing.has(data.s)) continue;
+      if (isOwn && this.#erasures.has(data.s)) continue;
       const mine = isOwn ? this.#mine.get(data.s) : undefined;
       if (mine) known.set(data.s, data.p.length);
       picture.push(mine ? mine.stroke : revive(data));
     }
+    // In the order in which they were drawn: so they are sent, and lie upon each other.
+    this.#open.clear();
     for (const [id, progress] of this.#mine) {
       const have = known.get(id);
       if (have === undefined && !this.#isWanted(progress, isAnother)) {
-        this.#mine.delete(id);
+        this.#drop(id);
         continue;
       }
+      this.#open.add(progress);
       progress.isAsking = false;
       progress.have = Math.min(have ?? 0, progress.stroke.p.length);
       progress.sent = progress.have;
@@ -344,8 +401,9 @@ export class Sync {
     this.#isReady = true;
     for (const change of this.#early.splice(0)) change();
     this.#notBefore = 0;
-    this.#sendErasures();
+    this.#erasures.send();
     this.flush();
+    this.#trim();
     this.#hooks.repaint();
     this.#hooks.ready();
   }
@@ -358,6 +416,7 @@ export class Sync {
   #disconnected(): void {
     this.#isReady = false;
     this.#early = [];
+    this.#erasures.lost();
     this.#judge();
   }
 
@@ -365,7 +424,7 @@ export class Sync {
   #judge(): void {
     const isOnline = this.#isReady && this.#socket.connected;
     let [unsent, isChanged] = [0, false];
-    for (const progress of this.#mine.values()) {
+    for (const progress of this.#open) {
       const isWaiting = progress.have < progress.stroke.p.length;
       const isLate = isWaiting && Date.now() - progress.waitingSince > PATIENCE;
       const isUnsent = isWaiting && (!isOnline || isLate || this.#isTooEarly());
@@ -373,6 +432,7 @@ export class Sync {
       progress.isShownUnsent = isUnsent;
       if (isUnsent) unsent += 1;
       if (isWaiting && isOnline) this.#hooks.schedule();
+      if (!isWaiting && progress.isDone) this.#open.delete(progress);
     }
     if (isChanged) this.#hooks.repaint();
     if (unsent !== this.#unsent) this.#hooks.unsent(unsent);

@@ -149,6 +149,9 @@ export class Race extends Transport {
 
   /** The first packet of a runner: it wins, unless a better one is owed its head start. */
   #arrived(runner: Runner, packet: Packet): void {
+    // Engine.IO does this for the winner only. Who is held back meanwhile, or closed in the end, needs it too:
+    // long-polling without it would poll, and close, a session that is not its own.
+    adopt(runner.transport, packet);
     const owed = this.#runners.find((other) => other.isOwed && !other.error && other !== runner);
     if (!owed || this.#held) return this.#win(runner, packet);
     owed.isOwed = false;
@@ -286,14 +289,27 @@ function isOut({ error, stall }: Runner): boolean {
   return error !== undefined || stall !== undefined;
 }
 
+/** Writes the session's id where a transport looks for it. */
+function adopt(transport: Transport, { type, data }: Packet): void {
+  if (type !== "open") return;
+  try {
+    transport.query["sid"] = (JSON.parse(data as string) as { sid: string }).sid;
+  } catch {
+    // No server of ours says that; whoever reads it next says what is wrong.
+  }
+}
+
 /** Closes a transport without hearing of it again. */
 function dismiss(transport: Transport): void {
   transport.removeAllListeners();
   const opening = "opening";
   if (transport.name === "polling" && transport["readyState"] === opening) {
     // The request is under way. Closed now, the session that the server makes of it would stay there
-    // until its ping timeout; so the answer is awaited, and the session closed.
-    transport.once("open", () => transport.close());
+    // until its ping timeout; so the answer is awaited, and the session that it names is closed.
+    transport.once("packet", (packet: Packet) => {
+      adopt(transport, packet);
+      transport.close();
+    });
     return;
   }
   transport.close();

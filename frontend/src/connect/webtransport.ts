@@ -33,18 +33,43 @@ export type OfferSource = string | (() => Promise<Offer>) | false;
  * `<link rel="preload" href="/webtransport.json" as="fetch" crossorigin>`: one round trip less.
  */
 let isFirst = true;
+/** A question that was asked before there was an attempt; the first attempt uses up its answer. */
+let early: { href: string; at: number; answer: Promise<Response> } | undefined;
 
 /** How far an attempt has come: it is dialled, or the server has accepted the session. */
 export type Step = "dial" | "ready";
 
 /** For the answer about the offer, in ms. */
 const OFFER_DEADLINE = 3_000;
+/** What was asked early counts for so long, in ms: hashes change when the server starts again. */
+const OFFER_FRESH = 5_000;
 /** A server that cannot be reached is asked again after this, in ms, and so often. */
 const OFFER_AGAIN = 250;
 const OFFER_TRIES = 12;
 
 /** What Engine.IO hands to a transport: its options, the ones of this transport mixed in. */
 type Options = SocketOptions & { transportOptions?: Record<string, WebTransportOptions> };
+
+/** Asks for the offer before the first attempt does, for what else is in it. */
+export async function askEarly(url: URL): Promise<Response> {
+  const answer = ask(url);
+  early = { href: url.href, at: Date.now(), answer };
+  return (await answer).clone();
+}
+
+/** The answer that is here already, once, or else a new one. */
+function takeEarlyOrAsk(url: URL): Promise<Response> {
+  const known = early;
+  early = undefined;
+  const isFresh = known?.href === url.href && Date.now() - known.at < OFFER_FRESH;
+  return isFresh ? known.answer : ask(url);
+}
+
+function ask(url: URL): Promise<Response> {
+  const cache = isFirst ? "default" : "no-store";
+  isFirst = false;
+  return fetch(url, { cache, signal: AbortSignal.timeout(OFFER_DEADLINE) });
+}
 
 export class OfferedWebTransport extends Transport {
   /** Does a failure say something about WebTransport? Not if the server could not even be asked. */
@@ -154,12 +179,7 @@ export class OfferedWebTransport extends Transport {
     const { hostname = "localhost", port, secure } = options;
     const host = hostname.includes(":") && !hostname.startsWith("[") ? `[${hostname}]` : hostname;
     const url = new URL(source, `${secure ? "https" : "http"}://${host}:${port}`);
-    const cache = isFirst ? "default" : "no-store";
-    isFirst = false;
-    const response = await fetch(url, {
-      cache,
-      signal: AbortSignal.timeout(OFFER_DEADLINE),
-    });
+    const response = await takeEarlyOrAsk(url);
     // A gateway's 502 is not the server's answer.
     this.isTelling = response.status < 500;
     if (!response.ok) throw new Error(`${url.pathname}: HTTP ${response.status}`);
