@@ -51,7 +51,7 @@ pub(crate) async fn handle(
 ) -> Response<Body> {
     let query = parse_query(request.uri().query().unwrap_or_default());
     let parameter =
-        |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        |name: &str| query.iter().flatten().find(|(key, _)| key == name).map(|(_, value)| &**value);
     let facts = RequestFacts::new(request.headers(), parameter("j"));
     let config = &core.config.engine;
     let upgrade = is_websocket_upgrade(&request);
@@ -59,11 +59,12 @@ pub(crate) async fn handle(
     if allowed && let Some(response) = wire::preflight(config, request.method(), &facts) {
         return response;
     }
-    let verified = if allowed {
-        verify(&core, &request, upgrade, &facts, &parameter)
-    } else {
-        Err(HandshakeError::Forbidden.into())
+    let verified = match &query {
+        Err(error) => Err((*error).into()),
+        Ok(_) if !allowed => Err(HandshakeError::Forbidden.into()),
+        Ok(_) => verify(&core, &request, upgrade, &facts, &parameter),
     };
+    let query = query.unwrap_or_default();
     let mut response = match verified {
         Ok(Verified::Open(TransportKind::WebSocket)) => {
             open_websocket(&core, peer, handover, request, query).await

@@ -13,14 +13,14 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, Incoming, VarInt};
 
 use super::core::{Core, webtransport_handshake};
-use super::limits::Connected;
+use super::limits::{Connected, Place};
 use super::quic_keys::SharedKeys;
 use super::quic_lb::RoutableIds;
 use super::quic_runtime::{QuicRuntime, keeping};
 use super::registry::Command;
 use crate::config::ServerId;
 use crate::engine::door::{Limit, counted};
-use crate::engine::handshake::FirstPacket;
+use crate::engine::handshake::{FirstPacket, Handshake, HandshakeError, Refusal};
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
 use crate::metrics::Incident;
@@ -296,16 +296,15 @@ async fn accept(
         }
         error.to_string()
     })?;
-    let trusted = &core.config.limits.trusted_proxies;
-    let (path, authority) = (request.path(), request.authority());
-    let handshake = webtransport_handshake(path, authority, request.headers(), peer, trusted);
-    if !handshake.path().starts_with(&core.config.engine.path) {
+    if !request.path().starts_with(&core.config.engine.path) {
         request.refuse(StatusCode::NOT_FOUND, None).await;
         return Err("unknown path".into());
     }
-    let handshake = Arc::new(handshake);
-    let place = match core.admit(&handshake).await {
-        Ok(place) => place,
+    let trusted = &core.config.limits.trusted_proxies;
+    let (path, authority) = (request.path(), request.authority());
+    let handshake = webtransport_handshake(path, authority, request.headers(), peer, trusted);
+    let (handshake, place) = match admit(core, handshake).await {
+        Ok(admitted) => admitted,
         Err(refusal) => {
             core.refused(&refusal, peer);
             request.refuse(wire::status_of(&refusal), wire::retry_after(&refusal)).await;
@@ -337,6 +336,15 @@ async fn accept(
         Ok(_) => Err("the first packet is no OPEN".into()),
         Err(rule) => Err(broken(core, peer, rule.into())),
     }
+}
+
+async fn admit(
+    core: &Core,
+    handshake: Result<Handshake, HandshakeError>,
+) -> Result<(Arc<Handshake>, Place), Refusal> {
+    let handshake = Arc::new(handshake?);
+    let place = core.admit(&handshake).await?;
+    Ok((handshake, place))
 }
 
 /// There is no session yet that would count the rule.
