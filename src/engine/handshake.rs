@@ -115,7 +115,7 @@ pub struct Handshake {
     pub peer: SocketAddr,
     /// Address of the client: the peer's, or if that is a trusted proxy
     /// ([`LimitsConfig::trusted_proxies`](crate::config::LimitsConfig::trusted_proxies)) the one that it
-    /// names in `X-Forwarded-For`. Limits count by it.
+    /// names in `X-Forwarded-For`. Over WebTransport, which no proxy forwards, always the peer's. Limits count by it.
     pub address: IpAddr,
     /// Did the request come over TLS or QUIC to this process?
     pub secure: bool,

@@ -18,8 +18,7 @@ use super::raw::EngineSocket;
 use super::registry::{Registry, SessionHandle};
 use super::tokens::Expiry;
 use super::upper::Upper;
-use crate::config::{Config, IpNet, OriginPolicy, Ports};
-use crate::engine::door::client_address;
+use crate::config::{Config, OriginPolicy, Ports};
 use crate::engine::handshake::{
     Handshake, HandshakeError, OpenPacket, Refusal, is_secret, origin_of, parse_query,
 };
@@ -395,7 +394,6 @@ pub(crate) fn webtransport_handshake(
     authority: &str,
     fields: &HashMap<String, String>,
     peer: std::net::SocketAddr,
-    trusted: &[IpNet],
 ) -> Result<Handshake, HandshakeError> {
     let query = parse_query(path.split_once('?').map_or("", |(_, query)| query))?;
     // kept as long as the session, and most clients have few
@@ -415,7 +413,8 @@ pub(crate) fn webtransport_handshake(
         transport: TransportKind::WebTransport.name(),
         url: path.to_owned(),
         query,
-        address: client_address(trusted, peer.ip(), &headers),
+        // no proxy forwards WebTransport, so nobody may say that it is somebody else
+        address: peer.ip(),
         headers,
         peer,
         secure: true,

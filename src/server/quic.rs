@@ -300,9 +300,8 @@ async fn accept(
         request.refuse(StatusCode::NOT_FOUND, None).await;
         return Err("unknown path".into());
     }
-    let trusted = &core.config.limits.trusted_proxies;
     let (path, authority) = (request.path(), request.authority());
-    let handshake = webtransport_handshake(path, authority, request.headers(), peer, trusted);
+    let handshake = webtransport_handshake(path, authority, request.headers(), peer);
     let (handshake, place) = match admit(core, handshake).await {
         Ok(admitted) => admitted,
         Err(refusal) => {
