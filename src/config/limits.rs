@@ -28,7 +28,8 @@ pub struct LimitsConfig {
     /// has them. Above it a TCP connection is answered with 503 and closed, and a QUIC handshake is refused. The
     /// process's file descriptors may allow fewer. Default: 200,000.
     pub max_connections: Option<usize>,
-    /// Most TCP connections of one address (trusted proxies have no limit); more are closed at once.
+    /// Most connections of one address, TCP and QUIC together (trusted proxies have no limit); more are closed or
+    /// refused at once.
     /// Default: 2,000.
     pub max_connections_per_ip: Option<usize>,
     /// New sessions a second. A second's worth is let in at once; those beyond wait their turn, in order.

@@ -210,7 +210,8 @@ struct Slot {
     address: Option<IpAddr>,
     proven: bool,
     counts: AtomicBool,
-    /// What is left of the connection counts as one, a session or not.
+    /// What is left of the connection counts as one of its address, a session or not: its peer says for how long
+    /// quinn remembers it, up to a minute.
     connected: Option<Connected>,
 }
 
@@ -235,7 +236,7 @@ impl Slot {
             Verdict::Accept => {
                 let (pending, counts) = (pending.clone(), AtomicBool::new(true));
                 let mut slot = Self { pending, address, proven, counts, connected: None };
-                slot.connected = core.limits.connect_quic(peer).ok();
+                slot.connected = core.limits.connect(peer).ok();
                 if slot.connected.is_some() {
                     return Some((slot, incoming));
                 }

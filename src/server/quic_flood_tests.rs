@@ -85,10 +85,24 @@ async fn the_limit_of_handshakes_of_one_address_exempts_whom_the_door_exempts() 
 /// `max-connections`: until nothing is left of one.
 #[tokio::test]
 async fn quic_connections_count_among_all() {
-    let mut config = Config::default();
-    config.limits.max_connections = Some(2);
-    let echo = Echo::on(config, None);
-    let hit = || echo.core.metrics.limits.hit[Limit::Connections].get();
+    let limits = LimitsConfig { max_connections: Some(2), ..LimitsConfig::default() };
+    two_connections_and_no_more(limits, Limit::Connections).await;
+}
+
+/// `max-connections-per-ip` likewise: to close one costs its peer nothing, and it decides for how long that is kept.
+#[tokio::test]
+async fn quic_connections_count_among_those_of_their_address() {
+    let of_address = LimitsConfig { max_connections_per_ip: Some(2), ..LimitsConfig::default() };
+    let echo = Echo::on(Config { limits: of_address.clone(), ..Config::default() }, None);
+    let _exempt =
+        (Bare::connect(&echo).await, Bare::connect(&echo).await, Bare::connect(&echo).await);
+    let limits = LimitsConfig { per_ip_exempt: Vec::new(), ..of_address };
+    two_connections_and_no_more(limits, Limit::ConnectionsPerIp).await;
+}
+
+async fn two_connections_and_no_more(limits: LimitsConfig, limit: Limit) {
+    let echo = Echo::on(Config { limits, ..Config::default() }, None);
+    let hit = || echo.core.metrics.limits.hit[limit].get();
     let mut session = Session::open(&echo).await;
     let silent = Bare::connect(&echo).await;
     assert_eq!(hit(), 0);
