@@ -48,6 +48,8 @@ const UNSEEN_WINDOW_OF_ALL: u64 = 16 * 1024 * 1024;
 const DATAGRAM_BUFFER: usize = 64 * 1024;
 /// Newcomers are refused at so many times the number of handshakes above which they must prove their address.
 const REFUSED_ABOVE: usize = 16;
+/// Bytes of a session's first packet, for which nobody is charged yet. It names a session, or nothing.
+const FIRST_PACKET: usize = 1024;
 /// H3_NO_ERROR (RFC 9114 8.1).
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 
@@ -315,10 +317,12 @@ async fn accept(
     let draft = handshake.header("sec-webtransport-http3-draft02").is_some();
     let echo = draft.then_some(("sec-webtransport-http3-draft", "draft02"));
     let (session, stream) = request.accept(echo).await.map_err(|error| error.to_string())?;
-    let mut link = WebTransport::new(session, stream, carrier, core.config.engine.max_payload);
+    let max_payload = core.config.engine.max_payload;
+    let mut link = WebTransport::new(session, stream, carrier, max_payload.min(FIRST_PACKET));
     let first =
         poll_fn(|cx| link.poll_read(cx)).await.map_err(|error| broken(core, peer, error))?;
     let first = first.ok_or("closed before its first packet")?;
+    link.set_max_payload(max_payload);
     let link = Link::WebTransport(Box::new(link));
     match Packet::decode(first) {
         Ok(Packet::Open(data)) => match FirstPacket::read(&data) {

@@ -83,6 +83,11 @@ impl WebTransport {
         }
     }
 
+    /// Longest frame that is accepted from the next one on.
+    pub(crate) fn set_max_payload(&mut self, max_payload: usize) {
+        self.decoder.set_max_payload(max_payload);
+    }
+
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
