@@ -87,16 +87,21 @@ impl Quic {
         self.endpoint.local_addr()
     }
 
-    /// Accepts sessions until the server stops.
+    /// Accepts sessions until the server stops, and then says no to newcomers until it is closed: who hears nothing
+    /// asks this node again and again, for as long as it drains.
     pub(crate) async fn run(&self, core: Arc<Core>) {
-        let stopping = core.stopping();
-        tokio::pin!(stopping);
+        let closed = core.closed();
+        tokio::pin!(closed);
         loop {
             let incoming = tokio::select! {
                 incoming = self.endpoint.accept() => incoming,
-                () = &mut stopping => return,
+                () = &mut closed => return,
             };
             let Some(incoming) = incoming else { return };
+            if core.is_stopping() {
+                incoming.refuse();
+                continue;
+            }
             if let Some((slot, incoming)) = Slot::take(&core, &self.pending, incoming) {
                 tokio::spawn(serve(core.clone(), slot, incoming));
                 // a burst of handshakes, each of which is a third of a millisecond of cryptography, takes turns with
