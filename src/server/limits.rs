@@ -108,6 +108,11 @@ impl Place {
         Allowance::new(&self.limits.config, now())
     }
 
+    /// See [`LimitsConfig::udp_packet_rate`].
+    pub(crate) fn udp_packet_rate(&self) -> Option<u64> {
+        self.limits.config.udp_packet_rate()
+    }
+
     /// See [`Limits::hit`].
     pub(crate) fn hit(&self, limit: Limit) {
         self.limits.hit(limit, self.client);
