@@ -9,6 +9,8 @@ mod deflate;
 mod door;
 #[path = "engine_conformance/http.rs"]
 mod http;
+#[path = "engine_conformance/stopping.rs"]
+mod stopping;
 mod support;
 
 use std::time::{Duration, Instant};

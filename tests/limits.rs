@@ -98,6 +98,32 @@ async fn a_message_above_max_payload_does_not(kind: TransportKind) {
     server.end().await;
 }
 
+/// Before it there is nobody whom the bytes are charged to.
+#[tokio::test]
+async fn the_first_packet_of_a_webtransport_stream_is_limited() {
+    const MOST: usize = 1024;
+    let server = TestServer::echo(engine()).await;
+    let mut client = server.connect(Polling).await;
+    let attach = |length: usize| {
+        let rest = format!("0{{\"sid\":\"{}\",\"x\":\"\"}}", client.sid).len();
+        let x = "x".repeat(length - rest);
+        format!("0{{\"sid\":\"{}\",\"x\":\"{x}\"}}", client.sid)
+    };
+    let (longest, too_long) = (attach(MOST), attach(MOST + 1));
+    assert_eq!((longest.len(), too_long.len()), (MOST, MOST + 1));
+    let mut link = WebTransportLink::connect(&server).await.unwrap();
+    link.send(&too_long.into()).await.unwrap();
+    assert_eq!(within("its end", link.next()).await, None);
+    eventually("it to be counted", || server.misbehaved("frame_too_large") == 1).await;
+    let mut link = WebTransportLink::connect(&server).await.unwrap();
+    link.send(&longest.into()).await.unwrap();
+    link.send(&"2probe".into()).await.unwrap();
+    assert_eq!(within("an answer", link.next()).await, Some("3probe".into()));
+    assert_eq!(server.misbehaved("frame_too_large"), 1);
+    client.send("1").await;
+    server.end().await;
+}
+
 async fn hundreds_of_sessions_leave_nothing_behind(kind: TransportKind) {
     const SESSIONS: usize = 150;
     let server = TestServer::echo(EngineConfig {

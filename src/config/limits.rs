@@ -28,7 +28,8 @@ pub struct LimitsConfig {
     /// has them. Above it a TCP connection is answered with 503 and closed, and a QUIC handshake is refused. The
     /// process's file descriptors may allow fewer. Default: 200,000.
     pub max_connections: Option<usize>,
-    /// Most TCP connections of one address (trusted proxies have no limit); more are closed at once.
+    /// Most connections of one address, TCP and QUIC together (trusted proxies have no limit); more are closed or
+    /// refused at once.
     /// Default: 2,000.
     pub max_connections_per_ip: Option<usize>,
     /// New sessions a second. A second's worth is let in at once; those beyond wait their turn, in order.
@@ -51,6 +52,23 @@ pub struct LimitsConfig {
     /// [`EngineConfig::max_payload`](super::EngineConfig::max_payload), so that no message takes longer than
     /// 8 s of the time that a pong has. Default: 2 MiB.
     pub byte_rate: Option<usize>,
+}
+
+/// UDP packets that a client within its rates may need, for each that would do: some are lost, and some half empty.
+const UDP_PACKETS: u64 = 8;
+/// Nobody is held to fewer a second.
+const FEW_UDP_PACKETS: u64 = 4_096;
+/// What a UDP packet carries at least, where there is more than that to say.
+const UDP_PACKET: u64 = 1_200;
+
+impl LimitsConfig {
+    /// UDP packets a second that no client within its rates comes near to, whatever is in them; without those rates,
+    /// nobody knows.
+    pub(crate) fn udp_packet_rate(&self) -> Option<u64> {
+        let (packets, bytes) = (self.packet_rate? as u64, self.byte_rate? as u64);
+        let needed = packets.max(bytes / UDP_PACKET);
+        Some(needed.saturating_mul(UDP_PACKETS).max(FEW_UDP_PACKETS))
+    }
 }
 
 impl Default for LimitsConfig {
@@ -116,4 +134,21 @@ pub fn private_networks() -> Vec<IpNet> {
 /// Is the address in one of the networks?
 pub(crate) fn is_in(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn udp_packets_are_bounded_far_above_what_the_rates_need() {
+        let rate = |packet_rate, byte_rate| {
+            LimitsConfig { packet_rate, byte_rate, ..LimitsConfig::default() }.udp_packet_rate()
+        };
+        assert_eq!(LimitsConfig::default().udp_packet_rate(), Some(16_000));
+        assert_eq!(rate(Some(512), Some(1_200)), Some(4_096));
+        assert_eq!(rate(Some(513), Some(1_200)), Some(4_104));
+        assert_eq!(rate(Some(1), Some(1_200 * 5_000)), Some(40_000));
+        assert_eq!((rate(None, Some(1)), rate(Some(1), None)), (None, None));
+    }
 }

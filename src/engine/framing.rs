@@ -84,6 +84,11 @@ impl LengthPrefixed {
         Self { buffer: BytesMut::new(), max_payload }
     }
 
+    /// Of the frames from the next one on.
+    pub(crate) fn set_max_payload(&mut self, max_payload: usize) {
+        self.max_payload = max_payload;
+    }
+
     pub(crate) fn push(&mut self, data: &[u8]) {
         self.buffer.extend_from_slice(data);
     }

@@ -115,7 +115,7 @@ pub struct Handshake {
     pub peer: SocketAddr,
     /// Address of the client: the peer's, or if that is a trusted proxy
     /// ([`LimitsConfig::trusted_proxies`](crate::config::LimitsConfig::trusted_proxies)) the one that it
-    /// names in `X-Forwarded-For`. Limits count by it.
+    /// names in `X-Forwarded-For`. Over WebTransport, which no proxy forwards, always the peer's. Limits count by it.
     pub address: IpAddr,
     /// Did the request come over TLS or QUIC to this process?
     pub secure: bool,
@@ -192,11 +192,21 @@ pub(crate) fn is_secret(name: &http::HeaderName) -> bool {
         .contains(name)
 }
 
+/// Parameters of a query, empty ones among them. Each is two strings that are kept as long as the session, 24 times
+/// what its client has paid for with `a&`; official clients send five, beside the application's own.
+const MAX_PARAMETERS: usize = 64;
+
 /// Parses a query string (`a=b&c=d`).
-pub(crate) fn parse_query(query: &str) -> Vec<(String, String)> {
+///
+/// # Errors
+/// There are too many parameters; nothing was decoded.
+pub(crate) fn parse_query(query: &str) -> Result<Vec<(String, String)>, HandshakeError> {
+    if query.bytes().filter(|byte| *byte == b'&').count() >= MAX_PARAMETERS {
+        return Err(HandshakeError::BadRequest);
+    }
     let mut query: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-    query.shrink_to_fit(); // it is kept as long as the session
-    query
+    query.shrink_to_fit();
+    Ok(query)
 }
 
 /// The OPEN packet's JSON, keys in Node's order (engine.io socket.ts `onOpen`).
@@ -295,7 +305,7 @@ mod tests {
 
     #[test]
     fn queries_are_decoded_and_the_first_of_a_name_wins() {
-        let query = parse_query("EIO=4&t=a%20b&transport=polling&t=2");
+        let query = parse_query("EIO=4&t=a%20b&transport=polling&t=2").unwrap();
         let handshake = Handshake {
             transport: "polling",
             url: "/socket.io/?EIO=4".into(),
@@ -332,7 +342,7 @@ mod tests {
         let handshake = Handshake {
             transport: "polling",
             url: format!("/socket.io/?{query}"),
-            query: parse_query(query),
+            query: parse_query(query).unwrap(),
             headers: fields.into_iter().collect(),
             peer: ([127, 0, 0, 1], 1).into(),
             address: [127, 0, 0, 1].into(),

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::oneshot;
@@ -40,6 +40,19 @@ enum Verified {
     Known(Arc<SessionHandle>),
 }
 
+/// Is put on an answer behind which its connection is to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastAnswer;
+
+/// A client that is sent away tries again on the connection that it has, and would find the same process for as long
+/// as that drains: with a new one it may find another.
+fn end_connection(response: &mut Response<Body>, version: Version) {
+    response.extensions_mut().insert(LastAnswer);
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
 /// Answers any request to the Engine.IO path.
 ///
 /// `handover` is the connection's, if our own listener serves it.
@@ -51,19 +64,20 @@ pub(crate) async fn handle(
 ) -> Response<Body> {
     let query = parse_query(request.uri().query().unwrap_or_default());
     let parameter =
-        |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        |name: &str| query.iter().flatten().find(|(key, _)| key == name).map(|(_, value)| &**value);
     let facts = RequestFacts::new(request.headers(), parameter("j"));
     let config = &core.config.engine;
-    let upgrade = is_websocket_upgrade(&request);
+    let (upgrade, version) = (is_websocket_upgrade(&request), request.version());
     let allowed = core.may_come(request.headers(), request_authority(&request), false);
     if allowed && let Some(response) = wire::preflight(config, request.method(), &facts) {
         return response;
     }
-    let verified = if allowed {
-        verify(&core, &request, upgrade, &facts, &parameter)
-    } else {
-        Err(HandshakeError::Forbidden.into())
+    let verified = match &query {
+        Err(error) => Err((*error).into()),
+        Ok(_) if !allowed => Err(HandshakeError::Forbidden.into()),
+        Ok(_) => verify(&core, &request, upgrade, &facts, &parameter),
     };
+    let query = query.unwrap_or_default();
     let mut response = match verified {
         Ok(Verified::Open(TransportKind::WebSocket)) => {
             open_websocket(&core, peer, handover, request, query).await
@@ -77,10 +91,14 @@ pub(crate) async fn handle(
     }
     .unwrap_or_else(|refusal| {
         core.refused(&refusal, peer.address);
-        match upgrade {
+        let mut response = match upgrade {
             true => wire::refuse_upgrade(&refusal),
             false => wire::refuse_request(&refusal),
+        };
+        if refusal.error == HandshakeError::Unavailable && core.is_stopping() {
+            end_connection(&mut response, version);
         }
+        response
     });
     match allowed {
         true => wire::add_cors(config, &facts, response.headers_mut()),
@@ -151,12 +169,12 @@ fn handshake_of(
     let mut headers = std::mem::take(request.headers_mut());
     // Copied, since hyper's values are slices of its read buffer, which they would keep alive.
     for (name, value) in &mut headers {
-        let copy = http::HeaderValue::from_bytes(value.as_bytes());
-        *value = copy.unwrap_or_else(|_| http::HeaderValue::from_static(""));
+        let copy = HeaderValue::from_bytes(value.as_bytes());
+        *value = copy.unwrap_or_else(|_| HeaderValue::from_static(""));
         value.set_sensitive(is_secret(name));
     }
     if let Some(authority) = request.uri().authority()
-        && let Ok(host) = http::HeaderValue::try_from(authority.as_str())
+        && let Ok(host) = HeaderValue::try_from(authority.as_str())
     {
         headers.entry(header::HOST).or_insert(host);
     }
@@ -212,7 +230,7 @@ async fn open_polling(
         response.headers_mut().append(name, value);
     }
     if let Some(name) = &core.config.engine.sid_header {
-        let value = http::HeaderValue::from_str(session.sid.as_str());
+        let value = HeaderValue::from_str(session.sid.as_str());
         let value = value.expect("a sid is made of ASCII only");
         response.headers_mut().insert(name.clone(), value);
     }

@@ -18,10 +18,9 @@ use super::raw::EngineSocket;
 use super::registry::{Registry, SessionHandle};
 use super::tokens::Expiry;
 use super::upper::Upper;
-use crate::config::{Config, IpNet, OriginPolicy, Ports};
-use crate::engine::door::client_address;
+use crate::config::{Config, OriginPolicy, Ports};
 use crate::engine::handshake::{
-    Handshake, HandshakeError, OpenPacket, Refusal, is_secret, origin_of,
+    Handshake, HandshakeError, OpenPacket, Refusal, is_secret, origin_of, parse_query,
 };
 use crate::engine::packet::Packet;
 use crate::engine::session::{Session, SessionTimes};
@@ -387,13 +386,16 @@ const DRAIN_TICK: std::time::Duration = std::time::Duration::from_millis(10);
 const POLL_SHUTDOWN: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// The handshake value of a WebTransport CONNECT.
+///
+/// # Errors
+/// Those of [`parse_query`].
 pub(crate) fn webtransport_handshake(
     path: &str,
     authority: &str,
     fields: &HashMap<String, String>,
     peer: std::net::SocketAddr,
-    trusted: &[IpNet],
-) -> Handshake {
+) -> Result<Handshake, HandshakeError> {
+    let query = parse_query(path.split_once('?').map_or("", |(_, query)| query))?;
     // kept as long as the session, and most clients have few
     let mut headers = http::HeaderMap::with_capacity(fields.len() + 1);
     for (name, value) in fields {
@@ -407,15 +409,16 @@ pub(crate) fn webtransport_handshake(
     if let Ok(host) = http::HeaderValue::try_from(authority) {
         headers.insert(http::header::HOST, host);
     }
-    Handshake {
+    Ok(Handshake {
         transport: TransportKind::WebTransport.name(),
         url: path.to_owned(),
-        query: crate::engine::handshake::parse_query(path.split_once('?').map_or("", |(_, q)| q)),
-        address: client_address(trusted, peer.ip(), &headers),
+        query,
+        // no proxy forwards WebTransport, so nobody may say that it is somebody else
+        address: peer.ip(),
         headers,
         peer,
         secure: true,
         issued: SystemTime::now(),
         shown: OnceLock::new(),
-    }
+    })
 }

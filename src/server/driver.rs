@@ -487,6 +487,7 @@ impl Driver {
         let switched = self.read_probe(cx, now);
         let polls = self.commands(now);
         let more = self.read(cx, now) | self.read_probe(cx, now) | switched;
+        self.watch(now);
         // What has come may be the pong that was due, however late we look. A poll says nothing.
         self.deadlines(now);
         self.events();

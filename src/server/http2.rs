@@ -12,9 +12,10 @@ use hyper::server::conn::http2;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use super::accept::LastAnswer;
 use super::http2_answer::{Answer, Patience};
 use super::http2_heads::{Heads, Outlet};
 use super::listen::{HEADER_TIMEOUT, last_answers};
@@ -34,8 +35,8 @@ pub(super) struct Bounds {
     pub(super) stall: Duration,
 }
 
-/// Serves one connection until `closed`, or until nothing was asked on it for [`HEADER_TIMEOUT`]. `too_large` is
-/// called for each head that is.
+/// Serves one connection until `closed`, until nothing was asked on it for [`HEADER_TIMEOUT`], or until what is under
+/// way behind a [`LastAnswer`] has been answered. `too_large` is called for each head that is.
 pub(super) async fn serve<S, T>(
     stream: S,
     service: T,
@@ -52,11 +53,16 @@ where
     let requests = Arc::new(requests);
     let heads = Arc::new(Heads::new(too_large));
     let answered = heads.clone();
+    let last = Arc::new(Notify::new());
+    let leave = last.clone();
     let counted = service_fn(move |request| {
         let request_under_way = UnderWay::begin(&requests);
-        let (answer, heads) = (service.call(request), answered.clone());
+        let (answer, heads, last) = (service.call(request), answered.clone(), last.clone());
         async move {
             let Ok(answer) = answer.await;
+            if answer.extensions().get::<LastAnswer>().is_some() {
+                last.notify_one();
+            }
             if answer.body().is_end_stream() {
                 heads.expect_last();
             }
@@ -81,6 +87,10 @@ where
             () = &mut closed => {
                 connection.as_mut().graceful_shutdown();
                 return last_answers(connection).await;
+            }
+            () = leave.notified(), if !is_told => {
+                is_told = true;
+                connection.as_mut().graceful_shutdown();
             }
             // whoever does not go then is let go of
             () = is_unused(&mut under_way) => match std::mem::replace(&mut is_told, true) {

@@ -50,22 +50,13 @@ impl Limits {
         self.door.lock().sessions()
     }
 
-    /// Counts a TCP connection while what this gives is kept.
+    /// Counts a connection, TCP or QUIC, while what this gives is kept.
     ///
     /// # Errors
     /// The limit that it met: there are too many, or too many of that address.
     pub(super) fn connect(self: &Arc<Self>, peer: IpAddr) -> Result<Connected, Limit> {
         let trusted = crate::config::is_in(&self.config.trusted_proxies, peer);
         let address = self.config.subscriber(peer).filter(|_| !trusted);
-        self.count(peer, address)
-    }
-
-    /// As [`Limits::connect`], for QUIC, which limits those of one address by their handshakes and sessions.
-    pub(super) fn connect_quic(self: &Arc<Self>, peer: IpAddr) -> Result<Connected, Limit> {
-        self.count(peer, None)
-    }
-
-    fn count(self: &Arc<Self>, peer: IpAddr, address: Option<IpAddr>) -> Result<Connected, Limit> {
         let counted = self.door.lock().connect(address);
         counted.inspect_err(|limit| self.hit(*limit, peer))?;
         Ok(Connected { limits: self.clone(), address })
@@ -115,6 +106,11 @@ impl Place {
     /// How fast its client may talk.
     pub(crate) fn allowance(&self) -> Allowance {
         Allowance::new(&self.limits.config, now())
+    }
+
+    /// See [`LimitsConfig::udp_packet_rate`].
+    pub(crate) fn udp_packet_rate(&self) -> Option<u64> {
+        self.limits.config.udp_packet_rate()
     }
 
     /// See [`Limits::hit`].

@@ -13,14 +13,14 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, Incoming, VarInt};
 
 use super::core::{Core, webtransport_handshake};
-use super::limits::Connected;
+use super::limits::{Connected, Place};
 use super::quic_keys::SharedKeys;
 use super::quic_lb::RoutableIds;
 use super::quic_runtime::{QuicRuntime, keeping};
 use super::registry::Command;
 use crate::config::ServerId;
 use crate::engine::door::Limit;
-use crate::engine::handshake::FirstPacket;
+use crate::engine::handshake::{FirstPacket, Handshake, HandshakeError, Refusal};
 use crate::engine::packet::Packet;
 use crate::error::{LinkError, ServeError};
 use crate::metrics::Incident;
@@ -48,6 +48,8 @@ const UNSEEN_WINDOW_OF_ALL: u64 = 16 * 1024 * 1024;
 const DATAGRAM_BUFFER: usize = 64 * 1024;
 /// Newcomers are refused at so many times the number of handshakes above which they must prove their address.
 const REFUSED_ABOVE: usize = 16;
+/// Bytes of a session's first packet, for which nobody is charged yet. It names a session, or nothing.
+const FIRST_PACKET: usize = 1024;
 /// H3_NO_ERROR (RFC 9114 8.1).
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 
@@ -85,16 +87,21 @@ impl Quic {
         self.endpoint.local_addr()
     }
 
-    /// Accepts sessions until the server stops.
+    /// Accepts sessions until the server stops, and then says no to newcomers until it is closed: who hears nothing
+    /// asks this node again and again, for as long as it drains.
     pub(crate) async fn run(&self, core: Arc<Core>) {
-        let stopping = core.stopping();
-        tokio::pin!(stopping);
+        let closed = core.closed();
+        tokio::pin!(closed);
         loop {
             let incoming = tokio::select! {
                 incoming = self.endpoint.accept() => incoming,
-                () = &mut stopping => return,
+                () = &mut closed => return,
             };
             let Some(incoming) = incoming else { return };
+            if core.is_stopping() {
+                incoming.refuse();
+                continue;
+            }
             if let Some((slot, incoming)) = Slot::take(&core, &self.pending, incoming) {
                 tokio::spawn(serve(core.clone(), slot, incoming));
                 // a burst of handshakes, each of which is a third of a millisecond of cryptography, takes turns with
@@ -210,7 +217,8 @@ struct Slot {
     address: Option<IpAddr>,
     proven: bool,
     counts: AtomicBool,
-    /// What is left of the connection counts as one, a session or not.
+    /// What is left of the connection counts as one of its address, a session or not: its peer says for how long
+    /// quinn remembers it, up to a minute.
     connected: Option<Connected>,
 }
 
@@ -235,7 +243,7 @@ impl Slot {
             Verdict::Accept => {
                 let (pending, counts) = (pending.clone(), AtomicBool::new(true));
                 let mut slot = Self { pending, address, proven, counts, connected: None };
-                slot.connected = core.limits.connect_quic(peer).ok();
+                slot.connected = core.limits.connect(peer).ok();
                 if slot.connected.is_some() {
                     return Some((slot, incoming));
                 }
@@ -296,16 +304,14 @@ async fn accept(
         }
         error.to_string()
     })?;
-    let trusted = &core.config.limits.trusted_proxies;
-    let (path, authority) = (request.path(), request.authority());
-    let handshake = webtransport_handshake(path, authority, request.headers(), peer, trusted);
-    if !handshake.path().starts_with(&core.config.engine.path) {
+    if !request.path().starts_with(&core.config.engine.path) {
         request.refuse(StatusCode::NOT_FOUND, None).await;
         return Err("unknown path".into());
     }
-    let handshake = Arc::new(handshake);
-    let place = match core.admit(&handshake).await {
-        Ok(place) => place,
+    let (path, authority) = (request.path(), request.authority());
+    let handshake = webtransport_handshake(path, authority, request.headers(), peer);
+    let (handshake, place) = match admit(core, handshake).await {
+        Ok(admitted) => admitted,
         Err(refusal) => {
             core.refused(&refusal, peer);
             request.refuse(wire::status_of(&refusal), wire::retry_after(&refusal)).await;
@@ -316,10 +322,12 @@ async fn accept(
     let draft = handshake.header("sec-webtransport-http3-draft02").is_some();
     let echo = draft.then_some(("sec-webtransport-http3-draft", "draft02"));
     let (session, stream) = request.accept(echo).await.map_err(|error| error.to_string())?;
-    let mut link = WebTransport::new(session, stream, carrier, core.config.engine.max_payload);
+    let max_payload = core.config.engine.max_payload;
+    let mut link = WebTransport::new(session, stream, carrier, max_payload.min(FIRST_PACKET));
     let first =
         poll_fn(|cx| link.poll_read(cx)).await.map_err(|error| broken(core, peer, error))?;
     let first = first.ok_or("closed before its first packet")?;
+    link.set_max_payload(max_payload);
     let link = Link::WebTransport(Box::new(link));
     match Packet::decode(first) {
         Ok(Packet::Open(data)) => match FirstPacket::read(&data) {
@@ -337,6 +345,15 @@ async fn accept(
         Ok(_) => Err("the first packet is no OPEN".into()),
         Err(rule) => Err(broken(core, peer, rule.into())),
     }
+}
+
+async fn admit(
+    core: &Core,
+    handshake: Result<Handshake, HandshakeError>,
+) -> Result<(Arc<Handshake>, Place), Refusal> {
+    let handshake = Arc::new(handshake?);
+    let place = core.admit(&handshake).await?;
+    Ok((handshake, place))
 }
 
 /// There is no session yet that would count the rule.

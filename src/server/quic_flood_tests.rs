@@ -85,10 +85,24 @@ async fn the_limit_of_handshakes_of_one_address_exempts_whom_the_door_exempts() 
 /// `max-connections`: until nothing is left of one.
 #[tokio::test]
 async fn quic_connections_count_among_all() {
-    let mut config = Config::default();
-    config.limits.max_connections = Some(2);
-    let echo = Echo::on(config, None);
-    let hit = || echo.core.metrics.limits.hit[Limit::Connections].get();
+    let limits = LimitsConfig { max_connections: Some(2), ..LimitsConfig::default() };
+    two_connections_and_no_more(limits, Limit::Connections).await;
+}
+
+/// `max-connections-per-ip` likewise: to close one costs its peer nothing, and it decides for how long that is kept.
+#[tokio::test]
+async fn quic_connections_count_among_those_of_their_address() {
+    let of_address = LimitsConfig { max_connections_per_ip: Some(2), ..LimitsConfig::default() };
+    let echo = Echo::on(Config { limits: of_address.clone(), ..Config::default() }, None);
+    let _exempt =
+        (Bare::connect(&echo).await, Bare::connect(&echo).await, Bare::connect(&echo).await);
+    let limits = LimitsConfig { per_ip_exempt: Vec::new(), ..of_address };
+    two_connections_and_no_more(limits, Limit::ConnectionsPerIp).await;
+}
+
+async fn two_connections_and_no_more(limits: LimitsConfig, limit: Limit) {
+    let echo = Echo::on(Config { limits, ..Config::default() }, None);
+    let hit = || echo.core.metrics.limits.hit[limit].get();
     let mut session = Session::open(&echo).await;
     let silent = Bare::connect(&echo).await;
     assert_eq!(hit(), 0);
@@ -260,6 +274,70 @@ async fn a_flood_of_datagrams_ends_the_session() {
         }
         other => panic!("{other:?}"),
     }
+    assert_eq!(echo.core.metrics.peer_misbehaved[PeerMisbehaved::DatagramFlood].get(), 1);
+}
+
+/// Stands between a client and a server, and says what the client has said last again and again once it is told to:
+/// nothing of that is new, and no window holds it back.
+async fn repeating_relay(server: SocketAddr, repeats: Arc<AtomicBool>) -> SocketAddr {
+    let bind = || tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+    let (front, back) = (Arc::new(bind().await.unwrap()), Arc::new(bind().await.unwrap()));
+    back.connect(server).await.unwrap();
+    let address = front.local_addr().unwrap();
+    let client = Arc::new(Mutex::new(None));
+    let (ours, its, heard) = (front.clone(), back.clone(), client.clone());
+    tokio::spawn(async move {
+        let mut packet = [0; 2048];
+        loop {
+            let length = its.recv(&mut packet).await.unwrap();
+            let client: Option<SocketAddr> = *heard.lock();
+            ours.send_to(&packet[..length], client.unwrap()).await.unwrap();
+        }
+    });
+    tokio::spawn(async move {
+        let mut packet = [0; 2048];
+        loop {
+            let (length, from) = front.recv_from(&mut packet).await.unwrap();
+            *client.lock() = Some(from);
+            back.send(&packet[..length]).await.unwrap();
+            let times = if repeats.load(Ordering::Relaxed) { 10_000 } else { 0 };
+            for time in 0..times {
+                let _ = back.try_send(&packet[..length]);
+                if time % 32 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    });
+    address
+}
+
+/// As of datagrams, for what reaches nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_udp_packets_that_say_nothing_ends_the_session() {
+    let mut config = Config::default();
+    config.limits.packet_rate = Some(10);
+    config.limits.byte_rate = Some(125_000);
+    let echo = Echo::on(config, None);
+    let repeats = Arc::new(AtomicBool::new(false));
+    let address = repeating_relay(echo.quic.local_addr().unwrap(), repeats.clone()).await;
+    let connection = client(&echo).connect(format!("https://{address}/socket.io/")).await.unwrap();
+    let mut session = Session::on(connection).await;
+    session.say(b"4as any other").await;
+    assert_eq!(session.frame().await.unwrap(), b"4as any other");
+    repeats.store(true, Ordering::Relaxed);
+    let mut ends = echo.ends.lock().await;
+    // what it says beside that is what wakes the session's task; the heartbeat would, too
+    let talk = async {
+        while session.send.write_all(b"\x024x").await.is_ok() {
+            if session.frame().await.is_none() {
+                break;
+            }
+        }
+        ends.recv().await
+    };
+    let end = tokio::time::timeout(SOON * 4, talk).await.expect("it ends");
+    assert_eq!(end, Some(CloseReason::TransportError));
     assert_eq!(echo.core.metrics.peer_misbehaved[PeerMisbehaved::DatagramFlood].get(), 1);
 }
 

@@ -8,7 +8,6 @@ use wtransport::tls::Sha256Digest;
 use super::*;
 use crate::config::{Config, LimitsConfig};
 use crate::engine::NodeTag;
-use crate::engine::handshake::{HandshakeError, Refusal};
 use crate::engine::packet::Message;
 use crate::error::CloseReason;
 use crate::metrics::Metrics;

@@ -9,6 +9,7 @@ pub(crate) mod carrier;
 pub(crate) mod fuzz;
 mod h3;
 mod outlet;
+mod received;
 pub(crate) mod session;
 mod wake;
 
@@ -19,6 +20,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -81,6 +83,11 @@ impl WebTransport {
             queue: VecDeque::with_capacity(1),
             queued: 0,
         }
+    }
+
+    /// Longest frame that is accepted from the next one on.
+    pub(crate) fn set_max_payload(&mut self, max_payload: usize) {
+        self.decoder.set_max_payload(max_payload);
     }
 
     pub(crate) fn poll_read(
@@ -146,6 +153,11 @@ impl WebTransport {
     /// What was read beside the session's stream since the last call: frames and streams, and bytes.
     pub(crate) fn take_beside(&self) -> (usize, usize) {
         self.session.take_beside()
+    }
+
+    /// Has the peer sent more than so many UDP packets a second, whatever is in them? Looks once a second at most.
+    pub(crate) fn is_flooded(&self, now: Instant, most_a_second: u64) -> bool {
+        self.session.is_flooded(now, most_a_second)
     }
 
     /// Bytes that have come of a frame that is not whole yet.

@@ -20,6 +20,7 @@ on_every_transport!(
     the_hook_refuses_with_its_own_words,
     the_hook_may_take_its_time,
     the_policy_comes_before_the_hook,
+    the_parameters_of_a_query_are_limited,
     nobody_comes_in_while_the_server_stops,
 );
 
@@ -80,6 +81,28 @@ fn refusal(kind: TransportKind, text: &str) -> Result<(), (u16, String)> {
         TransportKind::WebSocket => (400, text.to_owned()),
         TransportKind::WebTransport => (403, String::new()),
     })
+}
+
+/// Counted as they stand, empty ones too, before the policy is asked.
+async fn the_parameters_of_a_query_are_limited(kind: TransportKind) {
+    const MOST: usize = 64;
+    let server = TestServer::echo(engine()).await;
+    for parameter in ["&a", "&"] {
+        // EIO and transport stand before them
+        let more = |count: usize| parameter.repeat(count - 2);
+        assert_eq!(knock(&server, kind, &more(MOST), &[]).await, Ok(()), "{parameter}");
+        let one_above = knock(&server, kind, &more(MOST + 1), &[]).await;
+        let told = match kind {
+            TransportKind::Polling => (400, r#"{"code":3,"message":"Bad request"}"#.to_owned()),
+            TransportKind::WebSocket => (400, "Bad request".to_owned()),
+            TransportKind::WebTransport => (403, String::new()), // `knock` cannot see which
+        };
+        assert_eq!(one_above, Err(told), "{parameter}");
+    }
+    assert_eq!(server.metric("quicket_handshakes_refused_total{error=\"bad_request\"}"), 2);
+    let (encoded, joined) = ("&a=%26".repeat(10), "&a=b".repeat(30));
+    assert_eq!(knock(&server, kind, &(encoded + &joined), &[]).await, Ok(()));
+    server.end().await;
 }
 
 async fn pages_come_in_as_the_origin_policy_says(kind: TransportKind) {

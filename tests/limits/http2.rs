@@ -1,19 +1,21 @@
 //! HTTP/2 as browsers speak it: over TLS, chosen by ALPN, on the listener that all clients share.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use quicket::TransportKind::Polling;
 use quicket::config::{Config, EngineConfig, LimitsConfig, TlsFiles};
-use quicket::{EngineServer, EngineSocket, Message};
+use quicket::{Builder, EngineServer, EngineSocket, ForEngine, Message};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use super::files::{Authority, Folder};
@@ -48,12 +50,20 @@ async fn answer(mut session: EngineSocket) {
 
 impl Secure {
     async fn start(engine: EngineConfig) -> Self {
+        Self::with(engine, |builder| builder).await
+    }
+
+    async fn with(
+        engine: EngineConfig,
+        more: impl FnOnce(Builder<ForEngine>) -> Builder<ForEngine>,
+    ) -> Self {
         let (authority, folder) = (Authority::new(), Folder::new());
         folder.overwrite(&authority.issue());
         let files = TlsFiles { cert: folder.path("tls.crt"), key: folder.path("tls.key") };
         let limits = LimitsConfig { max_header_bytes: HEAD_MAX, ..LimitsConfig::default() };
-        let config = Config { tls: Some(files), limits, ..config(engine) };
-        let server = EngineServer::builder(answer).config(config).build().await.unwrap();
+        let shutdown_grace = Duration::from_secs(60);
+        let config = Config { tls: Some(files), limits, shutdown_grace, ..config(engine) };
+        let server = more(EngineServer::builder(answer).config(config)).build().await.unwrap();
         let address = server.bind().await.unwrap();
         let serving = server.clone();
         tokio::spawn(async move { serving.serve().await.unwrap() });
@@ -67,7 +77,7 @@ impl Secure {
         let name = ServerName::try_from("localhost").unwrap();
         let stream = connector.connect(name, stream).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        let mut builder = Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(window);
         let (requests, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
@@ -232,4 +242,46 @@ async fn answers_over_http2_that_are_not_taken_fill_the_outbox() {
     // others go on
     assert_eq!(open.text(&reader, Some(ONE)).await, "ok");
     assert_eq!(open.text(&reader, None).await.len(), 300_001);
+}
+
+/// As over HTTP/1: whoever asks again may find another node. What is under way is answered for all that.
+#[tokio::test]
+async fn a_connection_of_http2_on_which_a_stopping_server_refuses_a_session_ends() {
+    let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (wait, ask) = (gate.clone(), asked.clone());
+    let server = Secure::with(engine(), |builder| {
+        builder.admit(move |_| {
+            ask.add_permits(1);
+            let wait = wait.clone();
+            async move {
+                drop(wait.acquire().await.unwrap());
+                Ok(())
+            }
+        })
+    })
+    .await;
+    let mut client = server.client(None).await;
+    let target = format!("{PATH}?EIO=4&transport={Polling}");
+    let (mut other, held) = (client.clone(), target.clone());
+    let held = tokio::spawn(async move { other.ask(&held, None, 0).await });
+    drop(within("the hook to be asked", asked.acquire()).await.unwrap());
+    server.server.shutdown();
+    eventually("the server to stop", || {
+        server.server.metrics().render().contains("quicket_phase 2\n")
+    })
+    .await;
+    assert_eq!(client.text("/healthz", None).await, "ok\n", "what is no session is answered");
+    within("the end of the connection", async {
+        // more than one until the client has heard of it
+        while let Ok(answer) = client.ask(&target, None, 0).await {
+            assert_eq!(answer.status(), 503);
+            let _ = answer.into_body().collect().await;
+        }
+    })
+    .await;
+    gate.add_permits(1);
+    let answer = held.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 503);
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, r#"{"code":6,"message":"Server unavailable"}"#);
 }

@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 use wtransport::endpoint::ConnectOptions;
+use wtransport::endpoint::endpoint_side;
 use wtransport::error::ConnectingError;
-use wtransport::{Connection, RecvStream, SendStream};
+use wtransport::{Connection, Endpoint, RecvStream, SendStream};
 
 use super::http::{Request, Response};
 use super::server::{PATH, TestServer};
@@ -387,11 +388,21 @@ impl WebTransportLink {
         target: &str,
         headers: &[(&str, &str)],
     ) -> Result<Connection, ConnectingError> {
+        Self::session_from(&server.endpoint, server, target, headers).await
+    }
+
+    /// The same from another endpoint than the server's own.
+    pub(crate) async fn session_from(
+        endpoint: &Endpoint<endpoint_side::Client>,
+        server: &TestServer,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Connection, ConnectingError> {
         let mut options = ConnectOptions::builder(format!("https://{}{target}", server.address));
         for (name, value) in headers {
             options = options.add_header(name, value);
         }
-        let connect = server.endpoint.connect(options.build());
+        let connect = endpoint.connect(options.build());
         within("a WebTransport session", connect).await
     }
 

@@ -218,6 +218,14 @@ impl Sessions {
 
 /// A QUIC endpoint that trusts exactly the certificates that the server's page is told of.
 pub(crate) async fn endpoint(address: SocketAddr) -> Endpoint<endpoint_side::Client> {
+    endpoint_at(Ipv4Addr::LOCALHOST, address).await
+}
+
+/// The same at another address of this machine's.
+pub(crate) async fn endpoint_at(
+    own: Ipv4Addr,
+    address: SocketAddr,
+) -> Endpoint<endpoint_side::Client> {
     let answer = Request::get("/webtransport.json").send(address).await;
     let hashes = if answer.status == 200 {
         let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
@@ -232,7 +240,7 @@ pub(crate) async fn endpoint(address: SocketAddr) -> Endpoint<endpoint_side::Cli
         Vec::new() // WebTransport is switched off
     };
     let config = ClientConfig::builder()
-        .with_bind_address((Ipv4Addr::LOCALHOST, 0).into())
+        .with_bind_address((own, 0).into())
         .with_server_certificate_hashes(hashes)
         .build();
     Endpoint::client(config).unwrap()

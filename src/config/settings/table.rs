@@ -276,7 +276,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Most connections at a time, TCP and QUIC together; above it 503, and QUIC handshakes are refused."
     ),
     setting!("max-connections-per-ip", limits.max_connections_per_ip, OFF_OR_COUNT, "",
-        "Most TCP connections of one address that is no trusted proxy; more are closed at once."
+        "Most connections of one address that is no trusted proxy, TCP and QUIC together; more are closed at once."
     ),
     setting!("max-header-bytes", limits.max_header_bytes, SIZE, "",
         "Longest head of an HTTP request; above it the client gets 431."

@@ -7,6 +7,7 @@ use super::Driver;
 use crate::engine::packet::Frame;
 use crate::engine::session::Slot;
 use crate::error::{LinkError, PeerMisbehaved};
+use crate::server::limits::Place;
 use crate::transport::Link;
 
 /// Frames read before other work gets its turn.
@@ -108,6 +109,17 @@ impl Driver {
             self.pay(now, packets, bytes);
         }
         bytes
+    }
+
+    /// Ends the session of a peer that sends packets of QUIC without end. Looks when something else has woken the task,
+    /// which the heartbeat does in the end.
+    pub(super) fn watch(&mut self, now: Instant) {
+        if let Link::WebTransport(link) = &mut self.link
+            && let Some(most) = self.place.as_ref().and_then(Place::udp_packet_rate)
+            && link.is_flooded(now, most)
+        {
+            self.misbehaved(Slot::Current, PeerMisbehaved::DatagramFlood);
+        }
     }
 
     /// Counts what has come. Above a rate, the next read waits.

@@ -10,15 +10,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use http::StatusCode;
+use parking_lot::Mutex;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::Notify;
 use wtransport_proto::error::ErrorCode;
 
 use super::beside::Beside;
 use super::h3::{self, H3Error, Opening, StreamKind};
+use super::received::Received;
 use super::wake::{Watched, poll_any, watch};
 
 /// WEBTRANSPORT_SESSION_GONE: why streams end whose session has.
@@ -123,6 +126,15 @@ impl Session {
     /// only so much is read until the next call.
     pub(super) fn take_beside(&self) -> (usize, usize) {
         self.peer.beside.take(|| self.watched.tell())
+    }
+
+    /// See [`Received`]. Of our packets those count that have something of a stream: others acknowledge the peer's own,
+    /// which is no reason for more.
+    pub(super) fn is_flooded(&self, now: Instant, most_a_second: u64) -> bool {
+        self.peer.received.lock().is_flood(now, most_a_second, || {
+            let stats = self.connection.stats();
+            (stats.udp_rx.datagrams, stats.frame_tx.stream)
+        })
     }
 
     /// Does a step of the handshake while the session is alive.
@@ -346,6 +358,7 @@ struct Peer {
     taken: AtomicU8,
     settings: Notify,
     beside: Beside,
+    received: Mutex<Received>,
 }
 
 impl Peer {
