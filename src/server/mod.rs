@@ -134,7 +134,7 @@ impl<S> Builder<S> {
         let admit = match self.config.jwt.admission {
             false => self.admit,
             true => {
-                let jwt = Jwt::new(self.config.jwt.clone())?;
+                let jwt = Jwt::measured(self.config.jwt.clone(), metrics.keys.clone())?;
                 Some(tokens::admission(jwt, metrics.clone(), self.admit))
             }
         };
@@ -175,7 +175,8 @@ impl Builder<ForSocketIo> {
             };
             // else asked for when a session is opened
             let in_namespaces = config.jwt.is_on() && !config.jwt.admission;
-            let jwt = in_namespaces.then(|| Jwt::new(config.jwt.clone())).transpose()?;
+            let jwt = || Jwt::measured(config.jwt.clone(), metrics.keys.clone());
+            let jwt = in_namespaces.then(jwt).transpose()?;
             let socketio = SocketIo::new(config.socketio.clone(), metrics.clone(), bus, node, jwt);
             let socketio = Arc::new(socketio);
             socketio.keep_sessions();
