@@ -15,7 +15,7 @@ const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     allocator::use_small_pages();
-    let environment = |name: &str| std::env::var(name).ok();
+    let environment = |name: &str| std::env::var_os(name);
     let config = match Config::parse(std::env::args_os(), &environment) {
         Ok(Command::Run(config)) => config,
         Ok(Command::CheckConfig(_)) => {

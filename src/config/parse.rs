@@ -14,14 +14,15 @@ use crate::error::ConfigError;
 
 /// Where the environment comes from: the process's own, or what a test says it is.
 ///
-/// Any closure will do. `main` wraps the process's own, and nobody else touches that.
+/// Any closure will do. `main` wraps the process's own, [`std::env::var_os`], and nobody else touches that. (Not
+/// `var(..).ok()`, for which a variable that is no text is as good as not set: a secret would switch nothing on.)
 pub trait Strings {
     /// The value of that name, if there is one.
-    fn string(&self, name: &str) -> Option<String>;
+    fn string(&self, name: &str) -> Option<OsString>;
 }
 
-impl<F: Fn(&str) -> Option<String>> Strings for F {
-    fn string(&self, name: &str) -> Option<String> {
+impl<F: Fn(&str) -> Option<OsString>> Strings for F {
+    fn string(&self, name: &str) -> Option<OsString> {
         self(name)
     }
 }
@@ -113,8 +114,14 @@ fn assemble(
         // the weaker name first
         let injected = INJECTED.iter().filter(|(name, _)| *name == setting.name);
         for variable in injected.map(|(_, name)| *name).chain([variable.as_str()]) {
-            if let Some(text) = env.string(variable).filter(|text| !text.is_empty()) {
-                given.push((format!("environment {variable}"), text));
+            let origin = format!("environment {variable}");
+            match env.string(variable).map(OsString::into_string) {
+                Some(Ok(text)) if !text.is_empty() => given.push((origin, text)),
+                Some(Err(_)) => {
+                    mistakes.push(format!("{} ({origin}): the value is not UTF-8", setting.name));
+                    unreadable.push(setting.name);
+                }
+                _ => {}
             }
         }
         if let Some(text) = single(flags, setting.name, mistakes) {
@@ -208,7 +215,7 @@ mod tests {
     fn parse_with(file: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Command, ConfigError> {
         let args = std::iter::once("quicket").chain(args.iter().copied()).map(OsString::from);
         let env: BTreeMap<_, _> = env.iter().copied().collect();
-        let env = |name: &str| env.get(name).map(|text| (*text).to_owned());
+        let env = |name: &str| env.get(name).map(OsString::from);
         super::parse(args, &env, &|path| match path.to_str() {
             Some("c.toml") => Ok(file.to_owned()),
             _ => Err(io::ErrorKind::NotFound.into()),
