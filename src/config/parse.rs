@@ -135,7 +135,7 @@ fn assemble(
             origins.insert(setting.name, origin);
         }
     }
-    for finding in config.findings() {
+    for finding in config.findings_of(&|name| origins.contains_key(name)) {
         // What could not be read has its default here, about which there is nothing to say.
         if !unreadable.contains(&finding.setting) {
             let setting = settings::by_name(finding.setting);
@@ -354,6 +354,14 @@ mod tests {
             found,
             ["inbox-bytes (not set): \"4M\", but it must be at least max-payload (10M)"]
         );
+    }
+
+    #[test]
+    fn what_was_set_to_its_default_was_set() {
+        let found = mistakes("", &["--drain", "5s"], &[("SHUTDOWN_GRACE", "8s")]);
+        let right = "at most half of shutdown-grace (8s), which is 4s";
+        assert_eq!(found, [format!("drain (flag --drain): \"5s\", but it must be {right}")]);
+        assert_eq!(run("", &[], &[("SHUTDOWN_GRACE", "8s")]).drain, Duration::from_secs(5));
     }
 
     #[test]

@@ -304,7 +304,9 @@ impl Core {
         let grace = self.config.shutdown_grace;
         let deadline = tokio::time::Instant::now() + grace;
         if !self.is_alone() {
-            tokio::time::sleep(self.config.drain_delay.min(grace / 4)).await;
+            // the defaults may be longer
+            let delay = self.config.drain_delay.min(self.config.longest_drain_delay());
+            tokio::time::sleep(delay).await;
         }
         self.advance(Phase::Stopping);
         self.drain().await;
@@ -326,7 +328,7 @@ impl Core {
         let mut handles = self.registry.all();
         handles.shuffle(&mut rand::rng());
         let alone = self.is_alone();
-        let drain = self.config.drain.min(self.config.shutdown_grace / 2);
+        let drain = self.config.drain.min(self.config.longest_drain());
         let ticks = if alone { 1 } else { drain.as_millis() / DRAIN_TICK.as_millis() };
         let share = handles.len().div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX).max(1));
         for some in handles.chunks(share.max(1)) {
