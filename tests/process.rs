@@ -282,7 +282,9 @@ async fn behind_a_proxy_that_ends_tls_the_certificate_is_for_quic_alone() {
     let (status, offer) = process.get("/webtransport.json").await;
     assert_eq!(status, 200);
     let offer: Value = serde_json::from_str(&offer).unwrap();
-    let expected = json!({ "host": "quic.example.org", "port": 443, "certificateHashes": [] });
+    let expected = json!({
+        "host": "quic.example.org", "port": 443, "certificateHashes": [], "path": "/socket.io/",
+    });
     assert_eq!(offer, expected, "the page verifies a chain, and dials where the balancer is");
 }
 

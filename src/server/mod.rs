@@ -379,28 +379,30 @@ impl Running {
         router.merge(self.webtransport_router())
     }
 
-    /// `/webtransport.json`: where a page finds WebTransport, and which certificates it may meet there.
+    /// `/webtransport.json`: where a page finds WebTransport, and which certificates it may meet there; 404 while there
+    /// is none. Either way it says the protocol's path, which a page cannot know otherwise.
     fn webtransport_router(&self) -> Router {
         let (core, port) = (self.core.clone(), self.udp_port.clone());
         let handler = move || {
             let (core, port) = (core.clone(), *port.lock());
             async move {
-                let Some(port) = port else {
-                    return StatusCode::NOT_FOUND.into_response();
-                };
-                let hashes: Vec<_> =
-                    core.certificates.hashes().iter().map(|hash| STANDARD.encode(hash)).collect();
-                let settings = &core.config.webtransport;
-                let port = settings.public_port.unwrap_or(port);
-                let mut body = serde_json::json!({ "port": port, "certificateHashes": hashes });
-                if let Some(host) = &settings.public_host {
-                    body["host"] = host.as_str().into();
+                let mut body = serde_json::json!({ "path": core.config.engine.path });
+                if let Some(port) = port {
+                    let hashes = core.certificates.hashes();
+                    let hashes: Vec<_> = hashes.iter().map(|hash| STANDARD.encode(hash)).collect();
+                    let settings = &core.config.webtransport;
+                    body["port"] = settings.public_port.unwrap_or(port).into();
+                    body["certificateHashes"] = hashes.into();
+                    if let Some(host) = &settings.public_host {
+                        body["host"] = host.as_str().into();
+                    }
                 }
+                let found = port.map_or(StatusCode::NOT_FOUND, |_| StatusCode::OK);
                 let headers = [
                     (header::CONTENT_TYPE, "application/json"),
                     (header::CACHE_CONTROL, "no-store"),
                 ];
-                (headers, body.to_string()).into_response()
+                (found, headers, body.to_string()).into_response()
             }
         };
         Router::new().route("/webtransport.json", get(handler))

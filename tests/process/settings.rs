@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Client, Process, TransportKind, WebSocket, command, output, within};
 
@@ -82,4 +82,38 @@ async fn a_variable_that_is_no_text_is_a_mistake_and_not_left_out() {
     }
     assert_eq!(stderr.matches("the value is not UTF-8").count(), 2, "{stderr}");
     assert!(!stderr.contains("hunter2"), "{stderr}");
+}
+
+#[tokio::test]
+async fn pages_are_told_the_path_of_the_protocol_with_webtransport_and_without() {
+    let offer = async |more: &[(&str, &str)]| {
+        let mut environment = vec![("SOCKETIO_PATH", "/live")];
+        environment.extend(more);
+        let process = Process::start(&[], &environment).await;
+        let (status, offer) = process.get("/webtransport.json").await;
+        let offer: Value = serde_json::from_str(&offer).unwrap();
+        (status, offer, process.address.port())
+    };
+    let (status, found, port) = offer(&[]).await;
+    assert_eq!((status, &found["path"], &found["port"]), (200, &json!("/live/"), &json!(port)));
+    assert!(!found["certificateHashes"].as_array().unwrap().is_empty());
+    let (status, none, _) = offer(&[("TRANSPORTS", "polling,websocket")]).await;
+    // clients take the status for the answer whether there is WebTransport
+    assert_eq!((status, none), (404, json!({ "path": "/live/" })));
+}
+
+#[tokio::test]
+async fn that_the_page_cannot_connect_is_said_at_start() {
+    let warnings = async |environment: &[(&str, &str)]| {
+        let mut process = Process::start(&[], environment).await;
+        let log = process.rest_of_the_log().await.into_iter();
+        log.filter(|line| line.contains("WARN")).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(&[]).await, [""; 0]);
+    let secret = "0123456789abcdef0123456789abcdef";
+    let both = warnings(&[("PARSER", "msgpack"), ("JWT_SECRET", secret)]).await;
+    assert_eq!(both.len(), 2, "{both:?}");
+    for (line, part) in both.iter().zip(["PARSER", "JWT_"]) {
+        assert!(line.contains("page cannot connect") && line.contains(part), "{line}");
+    }
 }
