@@ -30,7 +30,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -296,9 +296,10 @@ macro_rules! running {
             }
 
             /// `/healthz` (the process runs), `/readyz` (its listeners are bound), `/acceptz` (new
-            /// sessions are welcome) and `/metrics` (OpenMetrics).
+            /// sessions are welcome) and `/metrics` (OpenMetrics; what has to be counted for it is, once a
+            /// second at most).
             pub fn admin_router(&self) -> Router {
-                self.0.admin_router()
+                self.0.admin_router(false)
             }
 
             /// Binds the configured address, TCP and UDP. Gives the address, with the port that port 0
@@ -408,7 +409,8 @@ impl Running {
         Router::new().route("/webtransport.json", get(handler))
     }
 
-    fn admin_router(&self) -> Router {
+    /// What only those may ask who run the server is `private`.
+    fn admin_router(&self, private: bool) -> Router {
         let status = |ok: bool| match ok {
             true => (StatusCode::OK, "ok\n"),
             false => (StatusCode::SERVICE_UNAVAILABLE, "no\n"),
@@ -421,10 +423,11 @@ impl Running {
             .route(
                 "/metrics",
                 get(move || async move {
-                    (
-                        [(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)],
-                        metrics.sampled_metrics().render(),
-                    )
+                    let metrics = match private {
+                        true => metrics.sampled_metrics(),
+                        false => metrics.recent_metrics(Instant::now()),
+                    };
+                    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render())
                 }),
             )
     }
@@ -464,14 +467,14 @@ impl Running {
         let health = match bound.admin {
             Some(admin) => {
                 let admin = to_tokio(admin, bound.address)?;
-                let app = self.admin_router();
+                let app = self.admin_router(true);
                 let admin = listen::Served { listener: admin, tls: None, app, full: None };
                 listeners.push(tokio::spawn(listen::run(core.clone(), admin)));
                 None
             }
             None => {
-                app = app.merge(self.admin_router());
-                Some(self.admin_router())
+                app = app.merge(self.admin_router(false));
+                Some(self.admin_router(false))
             }
         };
         let listener = to_tokio(bound.listener, bound.address)?;
