@@ -33,7 +33,7 @@ use any::{Any, Spread};
 
 #[tokio::main]
 async fn main() -> Result<(), ServeError> {
-    let environment = |name: &str| std::env::var(name).ok();
+    let environment = |name: &str| std::env::var_os(name);
     let config = match Config::parse(std::env::args_os(), &environment)? {
         Command::Run(config) => config,
         other => panic!("these flags start no server: {other:?}"),

@@ -15,7 +15,7 @@ const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     allocator::use_small_pages();
-    let environment = |name: &str| std::env::var(name).ok();
+    let environment = |name: &str| std::env::var_os(name);
     let config = match Config::parse(std::env::args_os(), &environment) {
         Ok(Command::Run(config)) => config,
         Ok(Command::CheckConfig(_)) => {
@@ -70,6 +70,7 @@ async fn run(config: Config) -> Result<usize, ServeError> {
     let secure = config.tls.is_some() && config.listen.tls;
     let routes = app::page::routes(&config.engine.path);
     let (redis, limits) = (config.redis.clone(), config.limits.clone());
+    let hindrances = app::page::hindrances(&config);
     let server = Server::builder().config(config).routes(routes).build().await?;
     let whiteboard = app::whiteboard::install(&server, &redis, &limits)?;
     // before anybody can know that it is up: what comes right behind the first answer ends it in order, too
@@ -79,6 +80,9 @@ async fn run(config: Config) -> Result<usize, ServeError> {
     tracing::info!("the whiteboard is at {scheme}://localhost:{}", address.port());
     if webtransport {
         tracing::info!("WebTransport is on UDP {}", address.port());
+    }
+    for why in hindrances {
+        tracing::warn!("the whiteboard's own page cannot connect to this server: {why}");
     }
     match signals {
         Ok(signals) => drop(tokio::spawn(wait_for_signals(signals, server.clone()))),

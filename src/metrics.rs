@@ -28,6 +28,7 @@ use self::certificates::CertificateMetrics;
 pub(crate) use self::descriptors::DescriptorMetrics;
 pub(crate) use self::incidents::{Incident, Incidents};
 use self::limits::LimitMetrics;
+pub(crate) use self::tokens::KeyMetrics;
 use crate::engine::TransportKind;
 use crate::engine::door::Limit;
 use crate::engine::handshake::HandshakeError;
@@ -93,6 +94,8 @@ pub struct Metrics {
     /// Clients that asked for their session and got a new one.
     pub(crate) not_recovered: By<NotRecovered, Counter>,
     pub(crate) tokens_refused: By<TokenError, Counter>,
+    /// The public keys of tokens.
+    pub(crate) keys: KeyMetrics,
     /// Sockets that were cut off because their session had gone on elsewhere without this node's knowing.
     pub(crate) sessions_fenced: Counter,
     /// Sessions that the node that had them, often with a connection that was dead and not known to be, let go
@@ -154,6 +157,7 @@ impl Metrics {
                 "Clients that got a new session instead of theirs",
             ),
             tokens_refused: By::register(r, "tokens_refused", "Tokens not taken"),
+            keys: KeyMetrics::register(r),
             sessions_fenced: counter(
                 r,
                 "sessions_fenced",

@@ -8,6 +8,8 @@ mod log;
 mod provider;
 #[path = "process/secrets.rs"]
 mod secrets;
+#[path = "process/settings.rs"]
+mod settings;
 mod support;
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -178,39 +180,6 @@ async fn until(client: &mut Client, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_names_every_mistake_at_once() {
-    let environment = [("PORT", "many"), ("PING_INTERVAL", "never")];
-    for check in [&[][..], &["--check-config"]] {
-        let mut arguments = check.to_vec();
-        arguments.extend(["--max-payload", "-5", "--colour", "red"]);
-        let (code, stdout, stderr) = output(&arguments, &environment).await;
-        assert_eq!((code, stdout.as_str()), (64, ""), "{stderr}");
-        for part in ["port", "many", "ping-interval", "never", "max-payload", "-5", "--colour"] {
-            assert!(stderr.contains(part), "{part} is not in\n{stderr}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn its_switches_print_and_do_nothing_else() {
-    let (code, stdout, stderr) = output(&["--check-config"], &[("PORT", "3000")]).await;
-    assert_eq!((code, stderr.as_str()), (0, ""));
-    assert!(stdout.contains("good"), "{stdout}");
-    let (code, stdout, _) = output(&["--version"], &[]).await;
-    assert_eq!((code, stdout.trim()), (0, concat!("quicket ", env!("CARGO_PKG_VERSION"))));
-    let (code, help, _) = output(&["--help"], &[]).await;
-    assert_eq!(code, 0);
-    // the table of the settings is generated from the same source; see config::settings
-    let table = include_str!("../docs/configuration.md");
-    let flags = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    let flags: Vec<_> = flags.collect();
-    assert!(flags.len() > 20, "{flags:?}");
-    for flag in flags {
-        assert!(help.contains(&format!("{flag} <")), "{flag} is not in\n{help}");
-    }
-}
-
-#[tokio::test]
 async fn a_port_in_use_is_a_clear_error() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = taken.local_addr().unwrap();
@@ -231,22 +200,6 @@ async fn a_port_in_use_is_a_clear_error() {
     let environment = [("PORT", port.as_str()), ("TRANSPORTS", "polling,websocket")];
     let process = Process::start(&[], &environment).await;
     assert_eq!(process.address, address);
-}
-
-#[tokio::test]
-async fn settings_come_from_the_file_too() {
-    let file = std::env::temp_dir().join(format!("quicket-{}.toml", std::process::id()));
-    std::fs::write(&file, "port = 0\nping_interval = \"7s\"\nping_timeout = \"3s\"\n").unwrap();
-    let path = file.to_str().unwrap();
-    let flags = ["--config", path, "--ping-timeout", "4s", "--log-format", "json"];
-    let mut process = Process::start(&flags, &[("PORT", "0")]).await;
-    let client = Client::open(process.address, WebSocket).await;
-    assert_eq!(client.open["pingInterval"], 7_000);
-    assert_eq!(client.open["pingTimeout"], 4_000, "a flag wins");
-    process.signal("TERM").await;
-    let line: Value = serde_json::from_str(&process.line("SIGTERM").await).unwrap();
-    assert_eq!(line["level"], "INFO");
-    std::fs::remove_file(file).unwrap();
 }
 
 #[tokio::test]
@@ -329,7 +282,9 @@ async fn behind_a_proxy_that_ends_tls_the_certificate_is_for_quic_alone() {
     let (status, offer) = process.get("/webtransport.json").await;
     assert_eq!(status, 200);
     let offer: Value = serde_json::from_str(&offer).unwrap();
-    let expected = json!({ "host": "quic.example.org", "port": 443, "certificateHashes": [] });
+    let expected = json!({
+        "host": "quic.example.org", "port": 443, "certificateHashes": [], "path": "/socket.io/",
+    });
     assert_eq!(offer, expected, "the page verifies a chain, and dials where the balancer is");
 }
 
@@ -350,19 +305,6 @@ async fn a_proxy_can_learn_the_sid_from_the_first_answer() {
     let (named, sid) = start(&[("SID_HEADER", "X-Quicket-Sid")]).await;
     assert_eq!(named, Some(sid));
     assert_eq!(start(&[]).await.0, None, "it is off, as in Node");
-}
-
-#[tokio::test]
-async fn the_server_id_of_a_balancer_comes_from_either_name() {
-    let aws = ("AWS_LBC_QUIC_SERVER_ID", "ASNFZ4mrze8=");
-    assert_eq!(output(&["--check-config"], &[aws]).await.0, 0);
-    let (code, _, stderr) =
-        output(&["--check-config"], &[("AWS_LBC_QUIC_SERVER_ID", "short")]).await;
-    assert_eq!(code, 64);
-    assert!(stderr.contains("AWS_LBC_QUIC_SERVER_ID"), "{stderr}");
-    let process = Process::start(&[], &[aws]).await;
-    let mut client = Client::open(process.address, TransportKind::WebTransport).await;
-    client.join("/").await;
 }
 
 /// A client that has joined by polling, and does not poll; the address at which it would.

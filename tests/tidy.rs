@@ -203,7 +203,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "random",
         ],
     ),
-    ("jwt", &["config", "engine", "error"]),
+    ("jwt", &["config", "engine", "error", "metrics", "random"]),
     ("socketio", &["cluster", "fanout", "engine", "jwt", "config", "error", "metrics", "random"]),
     ("simulation", &[]),
     (

@@ -6,6 +6,7 @@ use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, StatusCode, header};
+use quicket::config::{Config, Parser};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
 /// `make frontend` builds it. A debug build reads it from disk.
@@ -19,6 +20,17 @@ const CONTENT_SECURITY_POLICY: &str =
     "default-src 'self'; connect-src 'self' ws: wss: https:; frame-ancestors 'none'";
 /// Vite puts a hash of the content into these names.
 const HASHED: &str = "assets/";
+
+/// Why the page cannot connect, if so: it speaks the official client's own parser, and shows no token.
+pub(crate) fn hindrances(config: &Config) -> Vec<&'static str> {
+    let msgpack = config.socketio.parser == Parser::MsgPack;
+    let msgpack = msgpack.then_some("it does not speak msgpack (PARSER)");
+    let token = config
+        .jwt
+        .is_on()
+        .then_some("it shows no token (JWT_*), unless a proxy does for it (JWT_BEARER_HEADER)");
+    [msgpack, token].into_iter().flatten().collect()
+}
 
 /// The page at `/` and `/b/<board>`, and the client's bundles under the server's `path` (`/socket.io/socket.io.js`, as
 /// Node's `serveClient`).

@@ -16,6 +16,9 @@ use crate::error::ConfigError;
 /// at once), and adding a wait to a time must never overflow.
 const MAX_WAIT: Duration = Duration::from_secs(24 * 86_400);
 
+/// Less would be 0 where the handshake tells the client.
+const MIN_WAIT: Duration = Duration::from_millis(1);
+
 /// The most bytes for any one buffer of one client.
 const MAX_BYTES: usize = i32::MAX as usize;
 
@@ -56,9 +59,20 @@ impl Config {
         Err(ConfigError { mistakes: mistakes.collect() })
     }
 
+    /// What is other than by default counts as set by whoever made this.
     pub(super) fn findings(&self) -> Vec<Finding> {
+        let default = Self::default();
+        self.findings_of(&|name| {
+            let show = settings::by_name(name).show;
+            show(self) != show(&default)
+        })
+    }
+
+    /// Settings that `is_set` says are the operator's own have to be possible as they are; some defaults adapt.
+    pub(super) fn findings_of(&self, is_set: &dyn Fn(&str) -> bool) -> Vec<Finding> {
         let mut found = Findings(Vec::new());
         self.check_process(&mut found);
+        self.check_end(is_set, &mut found);
         self.check_shed(&mut found);
         self.check_waits(&mut found);
         self.check_limits(&mut found);
@@ -94,6 +108,20 @@ impl Config {
         });
     }
 
+    /// What a shutdown spends its grace on. The defaults become shorter with it.
+    fn check_end(&self, is_set: &dyn Fn(&str) -> bool, found: &mut Findings) {
+        let grace = self.shutdown_grace;
+        for (setting, wait, longest, share) in [
+            ("drain-delay", self.drain_delay, self.longest_drain_delay(), "a quarter"),
+            ("drain", self.drain, self.longest_drain(), "half"),
+        ] {
+            found.unless(wait <= longest || !is_set(setting), setting, || {
+                let (grace, longest) = (show_duration(&grace), show_duration(&longest));
+                format!("at most {share} of shutdown-grace ({grace}), which is {longest}")
+            });
+        }
+    }
+
     fn check_shed(&self, found: &mut Findings) {
         found.unless(self.shed.is_none_or(|share| (1..=100).contains(&share)), "shed", || {
             "off, or from 1% to 100%".to_owned()
@@ -115,8 +143,7 @@ impl Config {
             ("webtransport-keep-alive", self.webtransport.keep_alive),
             ("webtransport-idle-timeout", self.webtransport.idle_timeout),
         ] {
-            // Less than a millisecond would be 0 where the handshake tells the client.
-            found.unless((Duration::from_millis(1)..=MAX_WAIT).contains(&wait), setting, || {
+            found.unless((MIN_WAIT..=MAX_WAIT).contains(&wait), setting, || {
                 format!("from 1ms to {}", show_duration(&MAX_WAIT))
             });
         }
@@ -216,6 +243,14 @@ impl Config {
         found.unless(limits.handshake_wait <= MAX_WAIT, "handshake-wait", || {
             format!("at most {}", show_duration(&MAX_WAIT))
         });
+        // Otherwise sessions over WebTransport would be closed while they wait for their turn.
+        let upgrade = self.engine.upgrade_timeout;
+        let waits = self.engine.transports.webtransport && limits.handshake_rate.is_some();
+        let one_is_wrong = upgrade < MIN_WAIT || limits.handshake_wait > MAX_WAIT;
+        let fine = !waits || one_is_wrong || limits.handshake_wait <= upgrade;
+        found.unless(fine, "handshake-wait", || {
+            format!("at most upgrade-timeout ({})", show_duration(&upgrade))
+        });
     }
 
     fn check_engine(&self, found: &mut Findings) {
@@ -264,7 +299,7 @@ impl Config {
     fn check_redis(&self, found: &mut Findings) {
         let redis = &self.redis;
         found.unless(
-            (Duration::from_millis(1)..=MAX_WAIT).contains(&redis.local_deadline),
+            (MIN_WAIT..=MAX_WAIT).contains(&redis.local_deadline),
             "redis-local-deadline",
             || format!("from 1ms to {}", show_duration(&MAX_WAIT)),
         );
@@ -337,219 +372,5 @@ impl Findings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{
-        EngineConfig, LimitsConfig, RecoveryConfig, SocketIoConfig, TlsFiles, WebTransportConfig,
-    };
-
-    /// The settings that `change` makes wrong.
-    fn wrong(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
-        let mut config = Config::default();
-        change(&mut config);
-        let found: Vec<_> = config.findings().into_iter().map(|finding| finding.setting).collect();
-        let told = config.check().err().map_or(0, |error| error.mistakes.len());
-        assert_eq!(told, found.len());
-        found
-    }
-
-    #[test]
-    fn the_default_is_fine() {
-        assert!(wrong(|_| ()).is_empty());
-    }
-
-    #[test]
-    fn zero_is_refused_wherever_it_would_mean_never_or_nothing() {
-        let zero = Duration::ZERO;
-        let found = wrong(|c| {
-            c.engine = EngineConfig {
-                ping_interval: zero,
-                ping_timeout: Duration::from_micros(999),
-                upgrade_timeout: zero,
-                poll_close_timeout: zero,
-                max_payload: 0,
-                outbox_bytes: 0,
-                transports: Transports { polling: false, websocket: false, webtransport: false },
-                ..EngineConfig::default()
-            };
-            c.socketio = SocketIoConfig {
-                connect_timeout: zero,
-                max_namespaces: 0,
-                max_rooms: 0,
-                max_name_bytes: 0,
-                inbox_events: 0,
-                inbox_bytes: 0,
-                max_pending_acks: 0,
-                max_attachments: 0,
-                max_depth: 0,
-                recovery: RecoveryConfig {
-                    window: Duration::from_secs(1),
-                    max_events: 0,
-                    max_bytes: 0,
-                    history_entries: 0,
-                    history_bytes: 0,
-                    ..RecoveryConfig::default()
-                },
-                ..SocketIoConfig::default()
-            };
-            c.webtransport = WebTransportConfig {
-                keep_alive: zero,
-                max_pending_handshakes: 0,
-                max_pending_handshakes_per_ip: 0,
-                ..WebTransportConfig::default()
-            };
-            c.shutdown_grace = zero;
-        });
-        let expected = "ping-interval ping-timeout upgrade-timeout poll-close-timeout connect-timeout \
-             webtransport-keep-alive max-payload outbox-bytes inbox-bytes max-name-bytes \
-             recovery-history-bytes max-namespaces max-rooms \
-             inbox-events max-pending-acks recovery-max-events recovery-history-entries \
-             webtransport-max-pending-handshakes webtransport-max-pending-handshakes-per-ip max-depth \
-             recovery-max-bytes transports";
-        assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn nothing_is_so_large_that_it_overflows() {
-        let found = wrong(|c| {
-            c.engine.ping_interval = Duration::MAX;
-            c.engine.max_payload = usize::MAX;
-            c.socketio.inbox_events = usize::MAX;
-            c.socketio.max_depth = MAX_DEPTH + 1;
-            c.limits.max_header_bytes = MAX_HEADER_BYTES + 1;
-            c.webtransport.max_pending_handshakes = usize::MAX;
-            c.webtransport.max_pending_handshakes_per_ip = MAX_COUNT + 1;
-            c.shutdown_grace = Duration::MAX;
-            c.socketio.recovery.window = Duration::MAX;
-        });
-        let expected = "recovery-window shutdown-grace ping-interval max-payload inbox-events \
-             webtransport-max-pending-handshakes webtransport-max-pending-handshakes-per-ip max-depth \
-             max-header-bytes";
-        assert_eq!(found, expected.split_whitespace().collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn limits_at_the_door_are_off_or_numbers_that_can_be_counted_to() {
-        for none in [Some(0), Some(MAX_COUNT + 1)] {
-            let limits = LimitsConfig {
-                max_sessions: none,
-                max_sessions_per_ip: none,
-                max_half_open_sessions: none,
-                max_connections: none,
-                max_connections_per_ip: none,
-                max_header_bytes: 8 * 1024 - 1,
-                handshake_rate: none,
-                handshake_wait: Duration::MAX,
-                handshake_rate_per_ip: none,
-                packet_rate: none,
-                byte_rate: Some(124_999),
-                ..LimitsConfig::default()
-            };
-            let expected = "max-header-bytes max-sessions max-sessions-per-ip max-half-open-sessions \
-                 max-connections max-connections-per-ip handshake-rate handshake-rate-per-ip \
-                 packet-rate byte-rate handshake-wait";
-            assert_eq!(
-                wrong(|c| c.limits = limits),
-                expected.split_whitespace().collect::<Vec<_>>()
-            );
-        }
-        assert!(wrong(|c| c.limits.max_sessions = None).is_empty());
-    }
-
-    #[test]
-    fn values_that_contradict_each_other_are_found() {
-        let days = |days: u64| Duration::from_secs(days * 86_400);
-        assert_eq!(wrong(|c| c.engine.max_payload = 4_000_001), ["inbox-bytes"]);
-        assert_eq!(wrong(|c| c.engine.ping_interval = days(24)), ["ping-timeout"]);
-        assert_eq!(wrong(|c| c.listen.admin_port = Some(3000)), ["admin-port"]);
-        assert!(
-            wrong(|c| c.listen = Listen { port: 0, admin_port: Some(0), ..c.listen }).is_empty()
-        );
-        assert_eq!(
-            wrong(|c| c.webtransport.keep_alive = c.webtransport.idle_timeout),
-            ["webtransport-keep-alive"]
-        );
-        let only_cert = TlsFiles { cert: "a.pem".into(), key: "".into() };
-        assert_eq!(wrong(|c| c.tls = Some(only_cert)), ["tls-key"]);
-        let any = |c: &mut Config| {
-            c.engine.origins = OriginPolicy::Any;
-            c.engine.cors_credentials = true;
-        };
-        assert_eq!(wrong(any), ["cors-credentials"]);
-        let age = Some(Duration::from_millis(600));
-        assert_eq!(wrong(|c| c.engine.cors_max_age = age), ["cors-max-age"]);
-        let cookie = Cookie { same_site: SameSite::None, ..Cookie::default() };
-        assert_eq!(wrong(|c| c.engine.cookie = Some(cookie)), ["cookie-secure"]);
-    }
-
-    #[test]
-    fn sessions_are_shed_only_where_they_can_go_on() {
-        assert_eq!(wrong(|c| c.shed = Some(5)), ["shed"]);
-        let with_recovery = |share| {
-            move |c: &mut Config| {
-                c.shed = Some(share);
-                c.socketio.recovery.window = Duration::from_secs(120);
-            }
-        };
-        assert_eq!(wrong(with_recovery(0)), ["shed"]);
-        assert_eq!(wrong(with_recovery(101)), ["shed"]);
-        assert!(wrong(with_recovery(100)).is_empty());
-    }
-
-    #[test]
-    fn a_reset_key_that_can_be_guessed_is_refused() {
-        let key = |length| {
-            move |c: &mut Config| {
-                c.webtransport.reset_key = Some(ResetKey("k".repeat(length)));
-            }
-        };
-        assert_eq!(wrong(key(31)), ["webtransport-reset-key"]);
-        assert!(wrong(key(32)).is_empty());
-    }
-
-    #[test]
-    fn a_cookie_that_would_break_its_header_is_refused() {
-        let cookie = |name: &str, path: &str| Cookie {
-            name: name.to_owned(),
-            path: path.to_owned(),
-            max_age: Some(Duration::from_millis(999)),
-            ..Cookie::default()
-        };
-        for (name, path) in [("", ""), ("a=b", "x"), ("a;b", "/;"), ("a\r\n", "/\r\n"), ("é", "/é")]
-        {
-            let found = wrong(|c| c.engine.cookie = Some(cookie(name, path)));
-            assert_eq!(found, ["cookie", "cookie-path", "cookie-max-age"], "{name:?} {path:?}");
-        }
-    }
-
-    #[test]
-    fn paths_filters_and_origins_that_can_never_match_are_refused() {
-        for path in [
-            "", "/", "//", "/a", "a/", "/a//b/", "/a/../b/", "/a?b/", "/a b/", "/:a/", "/*a/",
-            "/%2e/", "/é/",
-        ] {
-            assert_eq!(wrong(|c| c.engine.path = path.to_owned()), ["socketio-path"], "{path}");
-        }
-        assert!(wrong(|c| c.engine.path = "/a/b.c/".to_owned()).is_empty());
-        assert_eq!(wrong(|c| c.log.filter = "info,quicket=loud".to_owned()), ["log-filter"]);
-        assert_eq!(wrong(|c| c.engine.origins = OriginPolicy::List(vec![])), ["allowed-origins"]);
-        let hosts =
-            |list: &[&str]| HostPolicy::List(list.iter().map(|s| (*s).to_owned()).collect());
-        assert_eq!(wrong(|c| c.engine.hosts = hosts(&[])), ["allowed-hosts"]);
-        assert_eq!(wrong(|c| c.engine.hosts = hosts(&["a.org", "B.org"])), ["allowed-hosts"]);
-        assert!(wrong(|c| c.engine.hosts = hosts(&["a.org", "*.b.org:80"])).is_empty());
-        let apart = |c: &mut Config| c.webtransport.public_host = Some("quic.a.org".to_owned());
-        assert_eq!(wrong(apart), ["allowed-origins"]);
-        let list =
-            OriginPolicy::List(vec!["https://a.org".to_owned(), "https://a.org/".to_owned()]);
-        assert_eq!(wrong(|c| c.engine.origins = list), ["allowed-origins"]);
-    }
-
-    #[test]
-    fn a_mistake_in_code_names_setting_value_and_remedy() {
-        let mut config = Config::default();
-        config.engine.ping_timeout = Duration::ZERO;
-        let error = config.check().unwrap_err();
-        assert_eq!(error.mistakes, ["ping-timeout: \"0s\", but it must be from 1ms to 2073600s"]);
-    }
-}
+#[path = "check_tests.rs"]
+mod tests;

@@ -21,8 +21,8 @@ pub struct JwtConfig {
     pub secret: Option<String>,
     /// A file with that secret; white space at its end is no part of it.
     pub secret_file: Option<PathBuf>,
-    /// Where the public keys are (a JSON Web Key Set, RFC 7517): `https://` or `http://`. Asked again when
-    /// a token names an unknown key, at most every 10 s, and every 10 minutes; while it cannot be reached
+    /// Where the public keys are (a JSON Web Key Set, RFC 7517): `https://` or `http://`. Asked again every 10
+    /// minutes at the latest, and at most every 10 s when a token names an unknown key; while it cannot be reached
     /// the keys that were there last count. Redirects are not followed.
     pub jwks_url: Option<String>,
     /// A file with the public keys, read again in the same way.

@@ -74,7 +74,7 @@ pub struct Config {
     /// How long a shutdown goes on taking new sessions before it closes any, while there are other nodes: no
     /// balancer learns from `/acceptz` at once, and whoever it still sends here would have to wait for its
     /// next attempt. At most a quarter of `shutdown_grace`, of which it is a part. Nothing where
-    /// a `preStop` hook has waited already. Default: 1 s.
+    /// a `preStop` hook has waited already. Default: 1 s, or that quarter.
     pub drain_delay: Duration,
     /// The share of its sessions, in percent, that a node of a cluster may close in a minute while it has
     /// more of them than the others; their clients come back to any node, and go on with their sessions, so
@@ -82,7 +82,7 @@ pub struct Config {
     pub shed: Option<u8>,
     /// How long a shutdown spreads the closing of the sessions over, while there are other nodes to take
     /// them; at most half of `shutdown_grace`, of which it is a part. Few sessions take less: one is
-    /// closed every 10 ms at least. Default: 5 s.
+    /// closed every 10 ms at least. Default: 5 s, or that half.
     pub drain: Duration,
 }
 
@@ -103,6 +103,18 @@ impl Default for Config {
             shed: None,
             drain: Duration::from_secs(5),
         }
+    }
+}
+
+impl Config {
+    /// The part of the grace that newcomers may still come in.
+    pub(crate) fn longest_drain_delay(&self) -> Duration {
+        self.shutdown_grace / 4
+    }
+
+    /// The part of the grace that the closing of sessions may be spread over; the last of them want time, too.
+    pub(crate) fn longest_drain(&self) -> Duration {
+        self.shutdown_grace / 2
     }
 }
 

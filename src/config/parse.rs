@@ -14,14 +14,15 @@ use crate::error::ConfigError;
 
 /// Where the environment comes from: the process's own, or what a test says it is.
 ///
-/// Any closure will do. `main` wraps the process's own, and nobody else touches that.
+/// Any closure will do. `main` wraps the process's own, [`std::env::var_os`], and nobody else touches that. (Not
+/// `var(..).ok()`, for which a variable that is no text is as good as not set: a secret would switch nothing on.)
 pub trait Strings {
     /// The value of that name, if there is one.
-    fn string(&self, name: &str) -> Option<String>;
+    fn string(&self, name: &str) -> Option<OsString>;
 }
 
-impl<F: Fn(&str) -> Option<String>> Strings for F {
-    fn string(&self, name: &str) -> Option<String> {
+impl<F: Fn(&str) -> Option<OsString>> Strings for F {
+    fn string(&self, name: &str) -> Option<OsString> {
         self(name)
     }
 }
@@ -113,8 +114,14 @@ fn assemble(
         // the weaker name first
         let injected = INJECTED.iter().filter(|(name, _)| *name == setting.name);
         for variable in injected.map(|(_, name)| *name).chain([variable.as_str()]) {
-            if let Some(text) = env.string(variable).filter(|text| !text.is_empty()) {
-                given.push((format!("environment {variable}"), text));
+            let origin = format!("environment {variable}");
+            match env.string(variable).map(OsString::into_string) {
+                Some(Ok(text)) if !text.is_empty() => given.push((origin, text)),
+                Some(Err(_)) => {
+                    mistakes.push(format!("{} ({origin}): the value is not UTF-8", setting.name));
+                    unreadable.push(setting.name);
+                }
+                _ => {}
             }
         }
         if let Some(text) = single(flags, setting.name, mistakes) {
@@ -128,7 +135,7 @@ fn assemble(
             origins.insert(setting.name, origin);
         }
     }
-    for finding in config.findings() {
+    for finding in config.findings_of(&|name| origins.contains_key(name)) {
         // What could not be read has its default here, about which there is nothing to say.
         if !unreadable.contains(&finding.setting) {
             let setting = settings::by_name(finding.setting);
@@ -208,7 +215,7 @@ mod tests {
     fn parse_with(file: &str, args: &[&str], env: &[(&str, &str)]) -> Result<Command, ConfigError> {
         let args = std::iter::once("quicket").chain(args.iter().copied()).map(OsString::from);
         let env: BTreeMap<_, _> = env.iter().copied().collect();
-        let env = |name: &str| env.get(name).map(|text| (*text).to_owned());
+        let env = |name: &str| env.get(name).map(OsString::from);
         super::parse(args, &env, &|path| match path.to_str() {
             Some("c.toml") => Ok(file.to_owned()),
             _ => Err(io::ErrorKind::NotFound.into()),
@@ -347,6 +354,14 @@ mod tests {
             found,
             ["inbox-bytes (not set): \"4M\", but it must be at least max-payload (10M)"]
         );
+    }
+
+    #[test]
+    fn what_was_set_to_its_default_was_set() {
+        let found = mistakes("", &["--drain", "5s"], &[("SHUTDOWN_GRACE", "8s")]);
+        let right = "at most half of shutdown-grace (8s), which is 4s";
+        assert_eq!(found, [format!("drain (flag --drain): \"5s\", but it must be {right}")]);
+        assert_eq!(run("", &[], &[("SHUTDOWN_GRACE", "8s")]).drain, Duration::from_secs(5));
     }
 
     #[test]

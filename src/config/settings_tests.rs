@@ -121,6 +121,9 @@ const INTRODUCTION: &str = "# Configuration\n\n\
     Durations are `25s`, `300ms`, `2m`, `1h` or plain milliseconds, sizes are bytes with an optional \
     `k`, `M`, `Ki` or `Mi`, an empty variable counts as not set, and `--check-config` reports every \
     mistake without starting.\n\n\
+    Pages learn `SOCKETIO_PATH` from `/webtransport.json` (`path`, also where that is a 404 for want of \
+    WebTransport). The whiteboard's own page cannot connect with `PARSER=msgpack`, nor with a key in \
+    `JWT_*` unless a proxy adds the token (`JWT_BEARER_HEADER`); a warning at start says so.\n\n\
     This table is generated from `src/config/settings.rs`: `UPDATE_DOCS=1 cargo test config`.\n\n";
 
 #[test]

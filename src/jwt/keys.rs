@@ -11,6 +11,9 @@ const MAX_KEYS: usize = 64;
 /// Keys that a token which names none is tried with.
 const MAX_TRIES: usize = 4;
 
+/// What is wrong with a set from which nothing is left.
+pub(super) const NONE: &str = "no key for RS256 or ES256 in the set";
+
 /// A key, and the one algorithm that it is for.
 #[derive(Clone, Debug)]
 pub(super) struct Key {
@@ -20,10 +23,11 @@ pub(super) struct Key {
 }
 
 /// Reads a set. A key that is not for us (of encryption, of an algorithm that we do not take, or symmetric,
-/// which has no place in a public document) is left out.
+/// which has no place in a public document) is left out. None may be left: a provider that takes its last key back
+/// means it.
 ///
 /// # Errors
-/// It is no set, or there is no key in it for us.
+/// It is no set.
 pub(super) fn read(document: &[u8]) -> Result<Vec<Key>, String> {
     #[derive(Deserialize)]
     struct Set {
@@ -32,11 +36,7 @@ pub(super) fn read(document: &[u8]) -> Result<Vec<Key>, String> {
     let set: Set = serde_json::from_slice(document)
         .map_err(|error| format!("no JSON Web Key Set: {error}"))?;
     let keys = set.keys.into_iter().take(MAX_KEYS);
-    let keys: Vec<_> = keys.filter_map(|key| usable(&serde_json::from_value(key).ok()?)).collect();
-    if keys.is_empty() {
-        return Err("no key for RS256 or ES256 in the set".to_owned());
-    }
-    Ok(keys)
+    Ok(keys.filter_map(|key| usable(&serde_json::from_value(key).ok()?)).collect())
 }
 
 fn usable(jwk: &Jwk) -> Option<Key> {

@@ -20,6 +20,7 @@ use self::keys::Key;
 use self::source::{Pace, Source};
 use crate::config::{JwtConfig, MIN_SECRET_BYTES};
 use crate::error::{ServeError, TokenError};
+use crate::metrics::KeyMetrics;
 
 /// The longest token that is looked at.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -79,15 +80,19 @@ impl Jwt {
     /// # Errors
     /// [`ServeError::Jwt`]: no keys are configured, or what is there cannot be used.
     pub fn new(config: JwtConfig) -> Result<Self, ServeError> {
-        Self::with_pace(config, Pace::default())
+        Self::measured(config, KeyMetrics::default())
     }
 
-    fn with_pace(config: JwtConfig, pace: Pace) -> Result<Self, ServeError> {
+    /// As [`Jwt::new`]; the metrics tell how old public keys are.
+    pub(crate) fn measured(config: JwtConfig, metrics: KeyMetrics) -> Result<Self, ServeError> {
+        Self::with_pace(config, Pace::default(), metrics)
+    }
+
+    fn with_pace(config: JwtConfig, pace: Pace, metrics: KeyMetrics) -> Result<Self, ServeError> {
         crypto::install();
-        let keys = Keys::new(&config, pace).map_err(ServeError::Jwt)?;
+        let keys = Keys::new(&config, pace, metrics).map_err(ServeError::Jwt)?;
         if let Keys::Public(source) = &keys {
-            let source = source.clone();
-            tokio::spawn(async move { source.refresh().await });
+            tokio::spawn(Source::keep_fresh(Arc::downgrade(source)));
         }
         let validation = validation(&config, keys.algorithms());
         Ok(Self(Arc::new(Inner { keys, validation, config })))
@@ -112,8 +117,7 @@ impl Jwt {
             Keys::Public(source) => {
                 let keys = source.candidates(header.kid.as_deref(), header.alg).await;
                 if keys.is_empty() {
-                    let none = source.is_empty();
-                    return Err(if none {
+                    return Err(if source.is_unknown() {
                         TokenError::KeysUnavailable
                     } else {
                         TokenError::UnknownKey
@@ -167,7 +171,7 @@ impl Jwt {
 }
 
 impl Keys {
-    fn new(config: &JwtConfig, pace: Pace) -> Result<Self, String> {
+    fn new(config: &JwtConfig, pace: Pace, metrics: KeyMetrics) -> Result<Self, String> {
         let secret = match (&config.secret, &config.secret_file) {
             (Some(secret), _) => Some(secret.clone().into_bytes()),
             (None, Some(path)) => {
@@ -185,13 +189,15 @@ impl Keys {
         }
         if let Some(path) = &config.jwks_file {
             // a mistake of the operator's, which is told at once; later ones are only logged
-            source::read_file(path)
-                .and_then(|document| keys::read(&document))
-                .map_err(|error| format!("jwt-jwks-file: {error}"))?;
-            return Ok(Self::Public(Source::of_file(path.clone(), pace)));
+            let keys = source::read_file(path).and_then(|document| keys::read(&document));
+            let keys = keys.map_err(|error| format!("jwt-jwks-file: {error}"))?;
+            if keys.is_empty() {
+                return Err(format!("jwt-jwks-file: {}", keys::NONE));
+            }
+            return Ok(Self::Public(Source::of_file(path.clone(), pace, metrics)));
         }
         match &config.jwks_url {
-            Some(url) => Ok(Self::Public(Source::of_url(url, pace)?)),
+            Some(url) => Ok(Self::Public(Source::of_url(url, pace, metrics)?)),
             None => Err("no keys are configured".to_owned()),
         }
     }

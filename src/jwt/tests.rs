@@ -164,7 +164,36 @@ impl Provider {
     /// What trusts it.
     async fn jwt(&self, pace: Pace) -> Jwt {
         let jwks_url = Some(self.start().await);
-        Jwt::with_pace(JwtConfig { secret: None, jwks_url, ..of_secret() }, pace).unwrap()
+        let config = JwtConfig { secret: None, jwks_url, ..of_secret() };
+        Jwt::with_pace(config, pace, KeyMetrics::default()).unwrap()
+    }
+}
+
+/// A set in a file, which can be changed, and for which no clock runs while it is read.
+struct KeyFile(std::path::PathBuf);
+
+impl KeyFile {
+    fn of(keys: &[Value]) -> Self {
+        let name = format!("quicket-keys-{}", rand::random::<u64>());
+        let this = Self(std::env::temp_dir().join(name));
+        this.publish(keys);
+        this
+    }
+
+    fn publish(&self, keys: &[Value]) {
+        std::fs::write(&self.0, json!({ "keys": keys }).to_string()).unwrap();
+    }
+
+    /// What trusts it.
+    fn jwt(&self, metrics: &KeyMetrics) -> Jwt {
+        let config = JwtConfig { secret: None, jwks_file: Some(self.0.clone()), ..of_secret() };
+        Jwt::measured(config, metrics.clone()).unwrap()
+    }
+}
+
+impl Drop for KeyFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -289,19 +318,79 @@ async fn a_key_that_is_rotated_in_is_found_and_one_that_is_rotated_out_is_forgot
     assert_eq!(jwt.verify(&forged).await, Err(TokenError::UnknownKey));
 }
 
-#[tokio::test]
-async fn keys_are_read_again_when_they_are_old_while_nobody_waits() {
+#[tokio::test(start_paused = true)]
+async fn a_key_that_was_taken_back_is_forgotten_in_time_though_no_token_comes() {
     let (old, new) = (Ec::new("old"), Ec::new("new"));
-    let provider = Provider::default();
-    provider.publish(&[old.jwk()]);
-    let jwt = provider.jwt(Pace { fresh_for: Duration::ZERO, ..EAGER }).await;
+    let file = KeyFile::of(&[old.jwk()]);
+    let jwt = file.jwt(&KeyMetrics::default());
     assert!(jwt.verify(&old.token(&claims())).await.is_ok());
-    provider.publish(&[new.jwk()]);
-    // a key that was taken back is good until then, and no longer
-    while jwt.verify(&old.token(&claims())).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    file.publish(&[new.jwk()]);
+    tokio::time::sleep(Pace::default().fresh_for + Duration::from_secs(1)).await;
+    assert_eq!(jwt.verify(&old.token(&claims())).await, Err(TokenError::UnknownKey));
     assert!(jwt.verify(&new.token(&claims())).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_process_has_slept_tokens_wait_for_the_keys_of_now() {
+    let (old, new) = (Ec::new("old"), Ec::new("new"));
+    let file = KeyFile::of(&[old.jwk()]);
+    let jwt = file.jwt(&KeyMetrics::default());
+    assert!(jwt.verify(&old.token(&claims())).await.is_ok());
+    file.publish(&[new.jwk()]);
+    tokio::time::advance(Duration::from_secs(3 * 86_400)).await;
+    let (old, new) = (old.token(&claims()), new.token(&claims()));
+    let all = [&old, &new, &old].map(|token| jwt.verify(token));
+    let all = futures_util::future::join_all(all).await;
+    assert_eq!((&all[0], &all[2]), (&Err(TokenError::UnknownKey), &Err(TokenError::UnknownKey)));
+    assert!(all[1].is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_count_on_while_their_provider_is_away_for_long_and_it_is_asked_now_and_then() {
+    let (old, new) = (Ec::new("old"), Ec::new("new"));
+    let file = KeyFile::of(&[old.jwk()]);
+    let metrics = KeyMetrics::default();
+    let jwt = file.jwt(&metrics);
+    assert!(jwt.verify(&old.token(&claims())).await.is_ok());
+    let read = metrics.read.get();
+    assert!(read.abs_diff(now().cast_signed()) < 600, "{read}");
+    std::fs::write(&file.0, "<html>").unwrap();
+    tokio::time::sleep(Duration::from_secs(3 * 3_600)).await;
+    let failures = metrics.failures.get();
+    assert!((100..200).contains(&failures), "about once a minute: {failures}");
+    // who comes does not wait for a provider that has just been asked
+    assert!(jwt.verify(&old.token(&claims())).await.is_ok());
+    assert_eq!((metrics.failures.get(), metrics.read.get()), (failures, read));
+    file.publish(&[new.jwk()]);
+    tokio::time::sleep(Duration::from_secs(80)).await;
+    assert_eq!(jwt.verify(&old.token(&claims())).await, Err(TokenError::UnknownKey));
+    assert!(jwt.verify(&new.token(&claims())).await.is_ok());
+    // and never again when nobody wants to know
+    std::fs::write(&file.0, "<html>").unwrap();
+    drop(jwt);
+    let failures = metrics.failures.get();
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(metrics.failures.get(), failures);
+}
+
+#[tokio::test]
+async fn a_provider_that_takes_its_last_key_back_means_it() {
+    let (ec, stranger) = (Ec::new("ec"), Ec::new("stranger"));
+    let symmetric = json!({ "kty": "oct", "kid": "ec", "k": BASE64.encode(SECRET) });
+    for none in [&[][..], &[symmetric]] {
+        let provider = Provider::default();
+        provider.publish(&[ec.jwk()]);
+        let jwt = provider.jwt(EAGER).await;
+        assert!(jwt.verify(&ec.token(&claims())).await.is_ok());
+        provider.publish(none);
+        // asked because of its name
+        let refused = jwt.verify(&stranger.token(&claims())).await;
+        assert_eq!(refused, Err(TokenError::UnknownKey), "{none:?}");
+        let refused = jwt.verify(&ec.token(&claims())).await;
+        assert_eq!(refused, Err(TokenError::UnknownKey), "{none:?}");
+        provider.publish(&[ec.jwk()]);
+        assert!(jwt.verify(&ec.token(&claims())).await.is_ok(), "{none:?}");
+    }
 }
 
 #[tokio::test]
@@ -333,7 +422,7 @@ async fn keys_stay_while_their_provider_is_away_or_talks_nonsense() {
         (302, set),
         (200, String::new()),
         (200, "<html>".to_owned()),
-        (200, r#"{"keys":[]}"#.to_owned()),
+        (200, r#"{"keys":7}"#.to_owned()),
         (200, large.to_string()),
     ] {
         let before = provider.asked();
@@ -378,7 +467,7 @@ async fn keys_that_are_not_for_us_are_left_out() {
         json!(7),
     ] {
         let set = json!({ "keys": [bad] }).to_string();
-        assert!(keys::read(set.as_bytes()).is_err(), "{set}");
+        assert_eq!(keys::read(set.as_bytes()).unwrap().len(), 0, "{set}");
         let set = json!({ "keys": [bad, ec.jwk()] }).to_string();
         assert_eq!(keys::read(set.as_bytes()).unwrap().len(), 1, "{set}");
     }
@@ -391,12 +480,14 @@ async fn secrets_and_keys_may_lie_in_files() {
     let path = |name: &str| Some(folder.join(name));
     std::fs::write(folder.join("secret"), format!("{SECRET}\n")).unwrap();
     std::fs::write(folder.join("short"), "short\n").unwrap();
+    std::fs::write(folder.join("empty"), r#"{"keys":[]}"#).unwrap();
     let ec = Ec::new("ec");
     std::fs::write(folder.join("keys"), json!({ "keys": [ec.jwk()] }).to_string()).unwrap();
     let none = || JwtConfig { secret: None, ..of_secret() };
     let jwt = Jwt::new(JwtConfig { secret_file: path("secret"), ..none() }).unwrap();
     assert!(jwt.verify(&hs256(&claims())).await.is_ok());
-    let jwt = Jwt::with_pace(JwtConfig { jwks_file: path("keys"), ..none() }, EAGER).unwrap();
+    let of_file = JwtConfig { jwks_file: path("keys"), ..none() };
+    let jwt = Jwt::with_pace(of_file, EAGER, KeyMetrics::default()).unwrap();
     assert!(jwt.verify(&ec.token(&claims())).await.is_ok());
     let new = Ec::new("new");
     std::fs::write(folder.join("keys"), json!({ "keys": [new.jwk()] }).to_string()).unwrap();
@@ -407,6 +498,7 @@ async fn secrets_and_keys_may_lie_in_files() {
         JwtConfig { secret_file: path("missing"), ..none() },
         JwtConfig { jwks_file: path("secret"), ..none() },
         JwtConfig { jwks_file: path("missing"), ..none() },
+        JwtConfig { jwks_file: path("empty"), ..none() },
     ] {
         assert!(matches!(Jwt::new(config), Err(ServeError::Jwt(_))));
     }

@@ -62,6 +62,7 @@ fn every_name_is_rendered_from_the_start() {
         events_replayed_total file_descriptors file_descriptors_hard_limit \
         file_descriptors_soft_limit handler_errors_total handler_panics_total \
         handshakes_refused_total handshakes_waiting http_requests_refused_total inbox_pauses_total \
+        jwt_keys_failures_total jwt_keys_read_seconds \
         limits_hit_total \
         outbox_bytes outbox_overflows_total packets_received_total packets_sent_total peer_misbehaved_total \
         phase pings_unanswered_total \
@@ -105,7 +106,7 @@ fn every_label_counts_on_its_own_series() {
 #[test]
 fn every_plain_counter_counts_under_its_own_name() {
     type Get = fn(&Metrics) -> &Counter;
-    let counters: [(&str, Get); 12] = [
+    let counters: [(&str, Get); 13] = [
         ("certificate_failures", |m| &m.certificate.failures),
         ("certificate_renewals", |m| &m.certificate.renewals),
         ("connections_refused", |m| &m.descriptors.refused),
@@ -118,6 +119,7 @@ fn every_plain_counter_counts_under_its_own_name() {
         ("inbox_pauses", |m| &m.inbox_pauses),
         ("handler_errors", |m| &m.handler_errors),
         ("handler_panics", |m| &m.handler_panics),
+        ("jwt_keys_failures", |m| &m.keys.failures),
     ];
     let metrics = at_start();
     for (at, (_, get)) in (1..).zip(counters) {

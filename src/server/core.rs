@@ -5,9 +5,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use rand::seq::SliceRandom as _;
 use tokio::sync::watch;
 
@@ -56,6 +57,8 @@ pub(crate) struct Core {
     pub(crate) node: NodeTag,
     times: Arc<SessionTimes>,
     phase: watch::Sender<Phase>,
+    /// When somebody who may be anybody had the sessions counted.
+    sampled: Mutex<Option<Instant>>,
     /// Are all listeners bound that the configuration asks for?
     pub(crate) ready: AtomicBool,
 }
@@ -87,6 +90,7 @@ impl Core {
             node,
             times,
             phase: watch::Sender::new(Phase::Serving),
+            sampled: Mutex::default(),
             ready: AtomicBool::new(false),
         }
     }
@@ -152,6 +156,18 @@ impl Core {
         let waiting = self.registry.outbox_bytes();
         self.metrics.outbox_bytes.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         descriptors::sample(&self.metrics);
+        &self.metrics
+    }
+
+    /// The same, for whoever asks: what costs the more the more sessions there are is counted once in a while.
+    pub(crate) fn recent_metrics(&self, now: Instant) -> &Metrics {
+        // who finds it taken asks while another one counts
+        if let Some(mut sampled) = self.sampled.try_lock()
+            && sampled.is_none_or(|at| now.saturating_duration_since(at) >= SAMPLE_EVERY)
+        {
+            self.sampled_metrics();
+            *sampled = Some(now);
+        }
         &self.metrics
     }
 
@@ -303,7 +319,9 @@ impl Core {
         let grace = self.config.shutdown_grace;
         let deadline = tokio::time::Instant::now() + grace;
         if !self.is_alone() {
-            tokio::time::sleep(self.config.drain_delay.min(grace / 4)).await;
+            // the defaults may be longer
+            let delay = self.config.drain_delay.min(self.config.longest_drain_delay());
+            tokio::time::sleep(delay).await;
         }
         self.advance(Phase::Stopping);
         self.drain().await;
@@ -325,7 +343,7 @@ impl Core {
         let mut handles = self.registry.all();
         handles.shuffle(&mut rand::rng());
         let alone = self.is_alone();
-        let drain = self.config.drain.min(self.config.shutdown_grace / 2);
+        let drain = self.config.drain.min(self.config.longest_drain());
         let ticks = if alone { 1 } else { drain.as_millis() / DRAIN_TICK.as_millis() };
         let share = handles.len().div_ceil(usize::try_from(ticks).unwrap_or(usize::MAX).max(1));
         for some in handles.chunks(share.max(1)) {
@@ -379,11 +397,14 @@ fn is_foreign(headers: &http::HeaderMap) -> bool {
     matches!(site, Some(b"cross-site" | b"same-site"))
 }
 
+/// How old what strangers are told may be of what has to be counted for it.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
 /// How often a few sessions are closed while the node drains.
-const DRAIN_TICK: std::time::Duration = std::time::Duration::from_millis(10);
+const DRAIN_TICK: Duration = Duration::from_millis(10);
 
 /// How often a shutdown looks whether all sessions have ended.
-const POLL_SHUTDOWN: std::time::Duration = std::time::Duration::from_millis(20);
+const POLL_SHUTDOWN: Duration = Duration::from_millis(20);
 
 /// The handshake value of a WebTransport CONNECT.
 ///
@@ -421,4 +442,33 @@ pub(crate) fn webtransport_handshake(
         issued: SystemTime::now(),
         shown: OnceLock::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::packet::Frame;
+    use crate::fanout::{Encoded, SlowReader, Verdict};
+
+    #[tokio::test]
+    async fn sessions_are_not_counted_again_for_each_stranger_who_asks() {
+        let server = crate::server::EngineServer::builder(|_| async {}).build().await.unwrap();
+        let core = &server.0.core;
+        let sid = Sid::new(rand::random(), core.node);
+        let handle = Arc::new(SessionHandle::new(sid, TransportKind::Polling, 1_000));
+        core.registry.insert(handle.clone());
+        let bytes = |metrics: &Metrics| metrics.outbox_bytes.get();
+        let start = Instant::now();
+        assert_eq!(bytes(core.recent_metrics(start)), 0);
+        let message = Arc::new(Encoded::new(vec![Frame::Text("42[]".into())], true));
+        let queued = handle.mailbox.push(message, false, SlowReader::default());
+        assert!(matches!(queued, Verdict::Queued), "{queued:?}");
+        let almost = SAMPLE_EVERY - Duration::from_millis(1);
+        assert_eq!(bytes(core.recent_metrics(start + almost)), 0);
+        let waiting = bytes(core.recent_metrics(start + SAMPLE_EVERY));
+        assert!(waiting > 0);
+        core.registry.remove(&sid);
+        assert_eq!(bytes(core.recent_metrics(start + SAMPLE_EVERY)), waiting);
+        assert_eq!(bytes(server.metrics()), 0, "who runs the server is told what is");
+    }
 }

@@ -30,7 +30,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -134,7 +134,7 @@ impl<S> Builder<S> {
         let admit = match self.config.jwt.admission {
             false => self.admit,
             true => {
-                let jwt = Jwt::new(self.config.jwt.clone())?;
+                let jwt = Jwt::measured(self.config.jwt.clone(), metrics.keys.clone())?;
                 Some(tokens::admission(jwt, metrics.clone(), self.admit))
             }
         };
@@ -175,7 +175,8 @@ impl Builder<ForSocketIo> {
             };
             // else asked for when a session is opened
             let in_namespaces = config.jwt.is_on() && !config.jwt.admission;
-            let jwt = in_namespaces.then(|| Jwt::new(config.jwt.clone())).transpose()?;
+            let jwt = || Jwt::measured(config.jwt.clone(), metrics.keys.clone());
+            let jwt = in_namespaces.then(jwt).transpose()?;
             let socketio = SocketIo::new(config.socketio.clone(), metrics.clone(), bus, node, jwt);
             let socketio = Arc::new(socketio);
             socketio.keep_sessions();
@@ -295,9 +296,10 @@ macro_rules! running {
             }
 
             /// `/healthz` (the process runs), `/readyz` (its listeners are bound), `/acceptz` (new
-            /// sessions are welcome) and `/metrics` (OpenMetrics).
+            /// sessions are welcome) and `/metrics` (OpenMetrics; what has to be counted for it is, once a
+            /// second at most).
             pub fn admin_router(&self) -> Router {
-                self.0.admin_router()
+                self.0.admin_router(false)
             }
 
             /// Binds the configured address, TCP and UDP. Gives the address, with the port that port 0
@@ -378,34 +380,37 @@ impl Running {
         router.merge(self.webtransport_router())
     }
 
-    /// `/webtransport.json`: where a page finds WebTransport, and which certificates it may meet there.
+    /// `/webtransport.json`: where a page finds WebTransport, and which certificates it may meet there; 404 while there
+    /// is none. Either way it says the protocol's path, which a page cannot know otherwise.
     fn webtransport_router(&self) -> Router {
         let (core, port) = (self.core.clone(), self.udp_port.clone());
         let handler = move || {
             let (core, port) = (core.clone(), *port.lock());
             async move {
-                let Some(port) = port else {
-                    return StatusCode::NOT_FOUND.into_response();
-                };
-                let hashes: Vec<_> =
-                    core.certificates.hashes().iter().map(|hash| STANDARD.encode(hash)).collect();
-                let settings = &core.config.webtransport;
-                let port = settings.public_port.unwrap_or(port);
-                let mut body = serde_json::json!({ "port": port, "certificateHashes": hashes });
-                if let Some(host) = &settings.public_host {
-                    body["host"] = host.as_str().into();
+                let mut body = serde_json::json!({ "path": core.config.engine.path });
+                if let Some(port) = port {
+                    let hashes = core.certificates.hashes();
+                    let hashes: Vec<_> = hashes.iter().map(|hash| STANDARD.encode(hash)).collect();
+                    let settings = &core.config.webtransport;
+                    body["port"] = settings.public_port.unwrap_or(port).into();
+                    body["certificateHashes"] = hashes.into();
+                    if let Some(host) = &settings.public_host {
+                        body["host"] = host.as_str().into();
+                    }
                 }
+                let found = port.map_or(StatusCode::NOT_FOUND, |_| StatusCode::OK);
                 let headers = [
                     (header::CONTENT_TYPE, "application/json"),
                     (header::CACHE_CONTROL, "no-store"),
                 ];
-                (headers, body.to_string()).into_response()
+                (found, headers, body.to_string()).into_response()
             }
         };
         Router::new().route("/webtransport.json", get(handler))
     }
 
-    fn admin_router(&self) -> Router {
+    /// What only those may ask who run the server is `private`.
+    fn admin_router(&self, private: bool) -> Router {
         let status = |ok: bool| match ok {
             true => (StatusCode::OK, "ok\n"),
             false => (StatusCode::SERVICE_UNAVAILABLE, "no\n"),
@@ -418,10 +423,11 @@ impl Running {
             .route(
                 "/metrics",
                 get(move || async move {
-                    (
-                        [(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)],
-                        metrics.sampled_metrics().render(),
-                    )
+                    let metrics = match private {
+                        true => metrics.sampled_metrics(),
+                        false => metrics.recent_metrics(Instant::now()),
+                    };
+                    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render())
                 }),
             )
     }
@@ -461,14 +467,14 @@ impl Running {
         let health = match bound.admin {
             Some(admin) => {
                 let admin = to_tokio(admin, bound.address)?;
-                let app = self.admin_router();
+                let app = self.admin_router(true);
                 let admin = listen::Served { listener: admin, tls: None, app, full: None };
                 listeners.push(tokio::spawn(listen::run(core.clone(), admin)));
                 None
             }
             None => {
-                app = app.merge(self.admin_router());
-                Some(self.admin_router())
+                app = app.merge(self.admin_router(false));
+                Some(self.admin_router(false))
             }
         };
         let listener = to_tokio(bound.listener, bound.address)?;

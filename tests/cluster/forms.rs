@@ -229,8 +229,8 @@ async fn a_password_in_the_url_or_in_the_environment() {
     one_cluster(at(url("p%40ss%3Aw"))).await;
     let url_without = redis.url();
     let environment = |name: &str| match name {
-        "REDIS_URL" => Some(url_without.clone()),
-        "REDIS_PASSWORD" => Some("p@ss:w".to_owned()),
+        "REDIS_URL" => Some(url_without.clone().into()),
+        "REDIS_PASSWORD" => Some("p@ss:w".into()),
         _ => None,
     };
     let Command::Run(parsed) = Config::parse(["quicket".into()].into_iter(), &environment).unwrap()

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quicket::TransportKind::{self, Polling, WebSocket, WebTransport};
-use quicket::config::{Config, LimitsConfig};
+use quicket::config::{Config, EngineConfig, LimitsConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -50,8 +50,10 @@ fn loopback(forwarded: &str) -> Ipv4Addr {
 }
 
 async fn limited(limits: LimitsConfig) -> TestServer {
-    let config = Config { limits, ..config(engine()) };
-    TestServer::start(engine(), echo, |builder| builder.config(config)).await
+    let upgrade_timeout = limits.handshake_wait.max(engine().upgrade_timeout);
+    let engine = EngineConfig { upgrade_timeout, ..engine() };
+    let config = Config { limits, ..config(engine.clone()) };
+    TestServer::start(engine, echo, |builder| builder.config(config)).await
 }
 
 /// A session that stays open while this is kept.

@@ -162,7 +162,7 @@ def test_the_container_s_process_ends_in_order_as_pid_1(tmp_path):
         "--bounding-set=-all --inh-caps=-all --ambient-caps=-all /quicket"
     )
     command = ["unshare", "--pid", "--fork", "--mount", "--kill-child", "sh", "-c", script]
-    with running(Overlay("traefik").settings() | {"SHUTDOWN_GRACE": "2s"}, command) as (process, bound):
+    with running(Overlay("traefik").settings() | {"SHUTDOWN_GRACE": "4s", "DRAIN": "2s"}, command) as (process, bound):
         children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         pid = int(children.split()[0])
         status = dict(

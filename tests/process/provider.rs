@@ -16,6 +16,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{CertificateFiles, Client, Process, TransportKind, Value, WebSocket, json};
 
+async fn metric(process: &Process, name: &str) -> u64 {
+    let (_, metrics) = process.get("/metrics").await;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap().parse().unwrap()
+}
+
 /// A provider over HTTPS with its keys, and a token of its.
 async fn provider(files: &CertificateFiles) -> (String, String) {
     let random = SystemRandom::new();
@@ -77,6 +83,8 @@ async fn a_provider_over_https_is_trusted_with_tokens_and_no_log_has_one() {
             assert_eq!(&client.recv_text().await[..2], answer, "{kind}");
         }
     }
+    assert!(metric(&process, "quicket_jwt_keys_read_seconds").await > 0);
+    assert_eq!(metric(&process, "quicket_jwt_keys_failures_total").await, 0);
     let polling = format!("http://{}/socket.io/?EIO=4&transport=polling", process.address);
     let http = reqwest::Client::new();
     http.get(&polling).bearer_auth(&token).send().await.unwrap();
@@ -100,4 +108,6 @@ async fn a_provider_that_cannot_be_trusted_gives_no_keys() {
     client.send(&format!("40{}", json!({ "token": token }))).await;
     let answer = client.recv_text().await;
     assert_eq!(answer, r#"44{"message":"unauthorized","data":{"code":"keys_unavailable"}}"#);
+    assert_eq!(metric(&process, "quicket_jwt_keys_read_seconds").await, 0);
+    assert!(metric(&process, "quicket_jwt_keys_failures_total").await > 0);
 }

@@ -285,7 +285,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "New sessions a second; a second's worth is let in at once, those beyond wait their turn."
     ),
     setting!("handshake-wait", limits.handshake_wait, DURATION, "",
-        "How long a newcomer may wait for its turn; above it, 503 with Retry-After. Keep it below upgrade-timeout."
+        "How long a newcomer may wait for its turn, at most upgrade-timeout; above it, 503 with Retry-After."
     ),
     setting!("handshake-rate-per-ip", limits.handshake_rate_per_ip, OFF_OR_COUNT, "",
         "New sessions a second from one address, five seconds' worth at once; more get 429 with Retry-After."
@@ -304,13 +304,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long a shutdown may take before the sessions that are left are cut."
     ),
     setting!("drain-delay", drain_delay, DURATION, "",
-        "How long a shutdown still takes new sessions, with /acceptz red, while there are other nodes."
+        "How long a shutdown still takes newcomers, /acceptz red, in a cluster; a quarter of shutdown-grace at most."
     ),
     setting!("shed", shed, OFF_OR_PERCENT, "",
         "Share of its sessions that a node may close in a minute while it has more than the others; wants recovery."
     ),
     setting!("drain", drain, DURATION, "",
-        "How long a shutdown spreads the closing of the sessions over, while there are other nodes."
+        "How long a shutdown spreads the closing of sessions over, in a cluster; half of shutdown-grace at most."
     ),
     secret_setting!(
         "redis-url",

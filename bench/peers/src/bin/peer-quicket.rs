@@ -17,7 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> Result<(), ServeError> {
-    let environment = |name: &str| std::env::var(name).ok();
+    let environment = |name: &str| std::env::var_os(name);
     let config = match Config::parse(std::env::args_os(), &environment)? {
         Command::Run(config) => config,
         other => panic!("these flags start no server: {other:?}"),
