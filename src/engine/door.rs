@@ -132,7 +132,7 @@ impl Remembered {
     }
 }
 
-/// The value. `address` is one of [`counted`], or `None` for whom no limit per address holds.
+/// The value. `address` is one of [`LimitsConfig::subscriber`], or `None` for whom no limit per address holds.
 #[derive(Debug)]
 pub(crate) struct Door {
     limits: LimitsConfig,
