@@ -44,6 +44,7 @@ const LIMITED = { flags: ["--per-ip-exempt", "off"], addresses: 9 };
 const SPECIAL = {
   "handshake-flood": LIMITED,
   "half-open-tls": { tls: true, quiet: ALONE },
+  "no-window": { tls: true, quiet: ALONE },
   "compression-bombs": { flags: ["--per-message-deflate", "1024"] },
   calm: SLOW,
   "slow-readers-websocket": SLOW,

@@ -11,7 +11,7 @@ use wtransport::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
 
 use crate::Field;
 
-const PATH: &str = "/socket.io/?EIO=4&transport=";
+pub(crate) const PATH: &str = "/socket.io/?EIO=4&transport=";
 
 /// A connection from the attackers' address. `window`: bytes that the kernel takes before it tells the server
 /// to wait.

@@ -6,6 +6,7 @@
 
 mod beside;
 mod client;
+mod early;
 mod floods;
 mod slow;
 
@@ -96,7 +97,7 @@ static VISITORS: Attack = Attack {
 };
 
 fn attacks() -> impl Iterator<Item = &'static Attack> {
-    floods::ATTACKS.iter().chain(beside::ATTACKS).chain(slow::ATTACKS)
+    floods::ATTACKS.iter().chain(early::ATTACKS).chain(beside::ATTACKS).chain(slow::ATTACKS)
 }
 
 async fn run(attack: &'static Attack, field: &Arc<Field>) {
