@@ -74,7 +74,7 @@ describe("the path that the server tells", () => {
     const socket = start(t, [() => new Promise((resolve) => (answer = resolve))]);
     const connected = connectWhereTold(socket, SOURCE);
     await settled();
-    t.mock.timers.tick(999);
+    t.mock.timers.tick(299);
     await settled();
     assert.equal(latest("websocket"), undefined);
     t.mock.timers.tick(1);

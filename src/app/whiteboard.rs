@@ -169,8 +169,17 @@ struct Seat {
 struct Published {
     stroke: String,
     length: usize,
-    /// How many strokes had gone then because there were too many: it may be among those that went later.
+    /// How much of it the boards knew then, and how many strokes had gone because there were too many: it may be among
+    /// those that went later.
+    seen: usize,
     trimmed: u64,
+}
+
+impl Published {
+    /// Has it not gone, as far as anybody can tell?
+    fn is_there(&self, length: usize, trimmed: u64) -> bool {
+        length >= self.seen && (length > 0 || trimmed == self.trimmed)
+    }
 }
 
 /// What the client says of itself.
@@ -225,21 +234,22 @@ impl Seat {
     fn known(&self, stroke: &str, (length, trimmed): (usize, u64)) -> usize {
         let published = self.published.lock();
         let ahead = published.iter().find(|ahead| ahead.stroke == stroke);
-        let ahead = ahead.filter(|ahead| ahead.trimmed == trimmed);
+        let ahead = ahead.filter(|ahead| ahead.is_there(length, trimmed));
         ahead.map_or(length, |ahead| length.max(ahead.length))
     }
 
-    fn publish(&self, stroke: &str, length: usize, trimmed: u64) {
+    /// `length` of it are on the way, where `seen` were there.
+    fn publish(&self, stroke: &str, length: usize, (seen, trimmed): (usize, u64)) {
         let mut published = self.published.lock();
         if let Some(ahead) = published.iter_mut().find(|ahead| ahead.stroke == stroke) {
-            ahead.length = if ahead.trimmed == trimmed { length.max(ahead.length) } else { length };
-            ahead.trimmed = trimmed;
+            let before = if ahead.is_there(seen, trimmed) { ahead.length } else { 0 };
+            (ahead.length, ahead.seen, ahead.trimmed) = (length.max(before), seen, trimmed);
             return;
         }
         if published.len() == STROKES_UNDER_WAY {
             published.pop_front();
         }
-        published.push_back(Published { stroke: stroke.to_owned(), length, trimmed });
+        published.push_back(Published { stroke: stroke.to_owned(), length, seen, trimmed });
     }
 }
 
@@ -407,8 +417,8 @@ impl App {
         if let Some(later) = seat.is_too_much(chunk.p.len(), &self.refusals.draws) {
             return ack.send(&later);
         }
-        let (length, trimmed) = self.boards.lock().len(&seat.board, &seat.author, &chunk.s);
-        let known = seat.known(&chunk.s, (length, trimmed));
+        let known_here = self.boards.lock().len(&seat.board, &seat.author, &chunk.s);
+        let known = seat.known(&chunk.s, known_here);
         if chunk.i > known {
             // Its beginning was lost with a node, or is too old for a full board; the client sends it again.
             return ack.send(&Answer::Have(known));
@@ -416,7 +426,7 @@ impl App {
         let chunk = Chunk { a: seat.author.clone(), ..chunk };
         let length = chunk.i + chunk.p.len();
         socket.to(seat.room.as_str()).emit("draw", &chunk).await?;
-        seat.publish(&chunk.s, length, trimmed);
+        seat.publish(&chunk.s, length, known_here);
         let (board, key) = (seat.board.clone(), (chunk.a, chunk.s));
         let is_stored = move |boards: &Boards| boards.is_drawing_kept(&board, &key, length);
         self.answer(ack, is_stored, Answer::Have(length.max(known)))

@@ -76,7 +76,7 @@ impl Config {
         self.check_shed(&mut found);
         self.check_waits(&mut found);
         self.check_limits(&mut found);
-        self.check_door(&mut found);
+        self.check_door(is_set, &mut found);
         self.check_engine(&mut found);
         self.check_jwt(&mut found);
         self.check_redis(&mut found);
@@ -217,7 +217,7 @@ impl Config {
         );
     }
 
-    fn check_door(&self, found: &mut Findings) {
+    fn check_door(&self, is_set: &dyn Fn(&str) -> bool, found: &mut Findings) {
         let limits = &self.limits;
         for (setting, count) in [
             ("max-sessions", limits.max_sessions),
@@ -243,11 +243,10 @@ impl Config {
         found.unless(limits.handshake_wait <= MAX_WAIT, "handshake-wait", || {
             format!("at most {}", show_duration(&MAX_WAIT))
         });
-        // Otherwise sessions over WebTransport would be closed while they wait for their turn.
         let upgrade = self.engine.upgrade_timeout;
-        let waits = self.engine.transports.webtransport && limits.handshake_rate.is_some();
+        let waits = is_set("handshake-wait") && limits.handshake_rate.is_some();
         let one_is_wrong = upgrade < MIN_WAIT || limits.handshake_wait > MAX_WAIT;
-        let fine = !waits || one_is_wrong || limits.handshake_wait <= upgrade;
+        let fine = !waits || one_is_wrong || limits.handshake_wait == self.handshake_wait();
         found.unless(fine, "handshake-wait", || {
             format!("at most upgrade-timeout ({})", show_duration(&upgrade))
         });

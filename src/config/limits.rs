@@ -29,8 +29,9 @@ pub struct LimitsConfig {
     /// process's file descriptors may allow fewer. Default: 200,000.
     pub max_connections: Option<usize>,
     /// Most connections of one address, TCP and QUIC together (trusted proxies have no limit); more are closed or
-    /// refused at once.
-    /// Default: 2,000.
+    /// refused at once. A page that comes has up to four for a moment: for what it is made of, for each transport of
+    /// its race, and one that QUIC has not forgotten.
+    /// Default: 4,000.
     pub max_connections_per_ip: Option<usize>,
     /// New sessions a second. A second's worth is let in at once; those beyond wait their turn, in order.
     /// Default: 2,000.
@@ -80,7 +81,7 @@ impl Default for LimitsConfig {
             max_sessions_per_ip: Some(1_000),
             max_half_open_sessions: Some(10_000),
             max_connections: Some(200_000),
-            max_connections_per_ip: Some(2_000),
+            max_connections_per_ip: Some(4_000),
             handshake_rate: Some(2_000),
             handshake_wait: Duration::from_secs(5),
             handshake_rate_per_ip: Some(100),

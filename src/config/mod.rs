@@ -107,6 +107,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How long a newcomer may wait for its turn. One over WebTransport has to open its session meanwhile, and would be
+    /// closed while it waits.
+    pub(crate) fn handshake_wait(&self) -> Duration {
+        let most = self.engine.transports.webtransport.then_some(self.engine.upgrade_timeout);
+        most.map_or(self.limits.handshake_wait, |most| most.min(self.limits.handshake_wait))
+    }
+
     /// The part of the grace that newcomers may still come in.
     pub(crate) fn longest_drain_delay(&self) -> Duration {
         self.shutdown_grace / 4

@@ -129,15 +129,19 @@ impl Source {
     }
 
     /// The keys that may have signed a token with this header; asks again if none is known.
-    pub(super) async fn candidates(&self, id: Option<&str>, algorithm: Algorithm) -> Vec<Key> {
+    pub(super) async fn candidates(
+        self: &Arc<Self>,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Vec<Key> {
         if self.is_overdue() {
-            self.refresh().await;
+            self.ask().await;
         }
         let found = keys::candidates(&self.known.load().keys, id, algorithm);
         if !found.is_empty() {
             return found;
         }
-        self.refresh().await;
+        self.ask().await;
         keys::candidates(&self.known.load().keys, id, algorithm)
     }
 
@@ -148,6 +152,13 @@ impl Source {
         let known = self.known.load();
         let older = |moment: Option<Moment>, than| moment.is_some_and(|at| at.age() >= than);
         older(known.read, self.pace.fresh_for * 2) && older(known.asked, self.pace.fresh_for)
+    }
+
+    /// As [`Self::refresh`]. A client that leaves takes its request along, but not this: others would have to begin
+    /// again, and nobody would know that the place was asked.
+    async fn ask(self: &Arc<Self>) {
+        let this = self.clone();
+        let _ = tokio::spawn(async move { this.refresh().await }).await;
     }
 
     /// Asks the place, unless that was done just now. What is known stays if it gives nothing.

@@ -19,7 +19,7 @@ use super::raw::EngineSocket;
 use super::registry::{Registry, SessionHandle};
 use super::tokens::Expiry;
 use super::upper::Upper;
-use crate::config::{Config, OriginPolicy, Ports};
+use crate::config::{Config, LimitsConfig, OriginPolicy, Ports};
 use crate::engine::handshake::{
     Handshake, HandshakeError, OpenPacket, Refusal, is_secret, origin_of, parse_query,
 };
@@ -78,7 +78,9 @@ impl Core {
             upgrade_timeout: config.engine.upgrade_timeout,
             close_timeout: config.engine.poll_close_timeout,
         });
-        let limits = Arc::new(Limits::new(config.limits.clone(), metrics.clone()));
+        let handshake_wait = config.handshake_wait();
+        let limits = LimitsConfig { handshake_wait, ..config.limits.clone() };
+        let limits = Arc::new(Limits::new(limits, metrics.clone()));
         Self {
             config,
             registry: Arc::default(),

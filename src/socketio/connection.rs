@@ -83,7 +83,7 @@ impl Connection {
             None => {}
             Some(Step::Connect { nsp, auth, attempt }) => self.0.connect(nsp, auth, attempt),
             Some(Step::Event { nsp, args, ack }) => {
-                if let Some(socket) = self.0.socket(&nsp) {
+                if let Some(socket) = self.0.socket(&nsp).filter(|socket| !socket.is_condemned()) {
                     socket.work_here(Work::Event { args, ack });
                 }
             }
@@ -280,6 +280,10 @@ impl Shared {
     fn socket(&self, nsp: &Str) -> Option<Socket> {
         let state = self.state.lock();
         state.sockets.iter().find(|socket| socket.0.namespace.name == *nsp).cloned()
+    }
+
+    pub(super) fn sockets(&self) -> Vec<Socket> {
+        self.state.lock().sockets.clone()
     }
 
     fn take_socket(&self, nsp: &Str) -> Option<Socket> {

@@ -5,7 +5,7 @@
 //! with the node), and when it loses its connection. What a store does not take is tried again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -24,9 +24,10 @@ use crate::metrics::Metrics;
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Pause after a record that the store did not take. If it takes none at all, each is twice as long as the one before.
 const PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// So many refusals say that it takes none: the others are kept for later, so that a store that is full, or read-only
-/// for now, is not asked by all sockets of all nodes again and again.
+/// (A node that leaves has two seconds to write what is left.)
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many refusals, and nothing else, say that it takes none: the others are kept for later, so that a store that is
+/// full, or read-only for now, is not asked by all sockets of all nodes again and again.
 const REFUSALS: usize = 16;
 /// Records that are written at a time.
 const CONCURRENT: usize = 256;
@@ -45,6 +46,8 @@ pub(crate) struct Keeper {
     wake: Notify,
     /// Writes that are under way or wait.
     busy: AtomicUsize,
+    /// Did the store refuse something the last time?
+    was_refused: AtomicBool,
 }
 
 #[derive(Default)]
@@ -63,6 +66,8 @@ struct Last {
     keep: bool,
     /// Is it being written right now?
     writing: bool,
+    /// Has the store refused it?
+    refused: bool,
     /// After that it is of no use, should the store not have come back by then.
     until: Instant,
 }
@@ -77,6 +82,7 @@ impl Keeper {
             queue: Mutex::default(),
             wake: Notify::new(),
             busy: AtomicUsize::new(0),
+            was_refused: AtomicBool::new(false),
         }
     }
 
@@ -109,7 +115,8 @@ impl Keeper {
         }
         let pid = record.pid.clone();
         let until = Instant::now() + self.window;
-        let last = Last { record, namespace: namespace.clone(), keep, writing: false, until };
+        let namespace = namespace.clone();
+        let last = Last { record, namespace, keep, writing: false, refused: false, until };
         self.queue.lock().last.insert(pid, last);
         self.wake.notify_one();
     }
@@ -163,8 +170,15 @@ impl Keeper {
             let mut queue = self.queue.lock();
             let mut sockets: Vec<_> =
                 queue.dirty.drain(..).filter_map(|socket| socket.upgrade()).collect();
-            // (by what does not change from run to run)
-            sockets.sort_by(|a, b| a.id.as_str().cmp(b.id.as_str()));
+            // What was refused comes last: of a cluster one part may be away. (Else by what does not change from run
+            // to run.)
+            let refused = |socket: &SocketInner| {
+                socket
+                    .session
+                    .as_ref()
+                    .is_some_and(|session| session.refused.load(Ordering::Acquire))
+            };
+            sockets.sort_by(|a, b| (refused(a), a.id.as_str()).cmp(&(refused(b), b.id.as_str())));
             sockets.dedup_by(|a, b| Arc::ptr_eq(a, b));
             let now = Instant::now();
             queue.last.retain(|_, last| last.until > now);
@@ -177,15 +191,25 @@ impl Keeper {
                     last.clone()
                 })
                 .collect();
-            last.sort_by(|a, b| a.record.pid.as_str().cmp(b.record.pid.as_str()));
+            last.sort_by(|a, b| {
+                (a.refused, a.record.pid.as_str()).cmp(&(b.refused, b.record.pid.as_str()))
+            });
             (sockets, last)
         };
         self.busy.store(sockets.len() + last.len(), Ordering::Release);
         let pass = Pass::default();
-        let last = stream::iter(last).map(|last| self.write_last(last, &pass));
-        last.buffer_unordered(CONCURRENT).collect::<()>().await;
-        let live = stream::iter(sockets).map(|socket| self.write_live(Socket(socket), &pass));
-        live.buffer_unordered(CONCURRENT).collect::<()>().await;
+        let careful = self.was_refused.load(Ordering::Acquire);
+        // who is left out stays where it is
+        pass.go(last, careful, |last| self.write_last(last, &pass)).await;
+        let sockets = sockets.into_iter().map(Socket).collect();
+        let later = pass.go(sockets, careful, |socket| self.write_live(socket, &pass)).await;
+        for socket in later {
+            if let Some(session) = &socket.0.session {
+                session.dirty.store(false, Ordering::Release);
+            }
+            self.changed(&socket);
+        }
+        self.was_refused.store(pass.refused.load(Ordering::Relaxed) > 0, Ordering::Release);
         self.busy.store(0, Ordering::Release);
         pass
     }
@@ -193,13 +217,11 @@ impl Keeper {
     async fn write_live(&self, socket: Socket, pass: &Pass) {
         let Some(session) = &socket.0.session else { return };
         session.dirty.store(false, Ordering::Release);
-        if pass.is_hopeless() {
-            return self.changed(&socket);
-        }
         let Some(record) = socket.record().filter(|_| socket.is_connected()) else { return };
         let sessions = socket.0.namespace.log.sessions();
         let written = sessions.store(record, self.live_ttl()).await;
         pass.note(written.is_ok());
+        session.refused.store(written.is_err(), Ordering::Release);
         match written {
             Ok(Written::Done) => {}
             Ok(Written::Fenced) => {
@@ -211,19 +233,17 @@ impl Keeper {
     }
 
     async fn write_last(&self, last: Last, pass: &Pass) {
-        if pass.is_hopeless() {
-            return; // it stays where it is
-        }
         let sessions = last.namespace.log.sessions();
         let done = match last.keep {
             true => sessions.store(last.record.clone(), self.window).await.is_ok(),
             false => sessions.remove(last.record.clone(), self.live_ttl()).await.is_ok(),
         };
         pass.note(done);
-        if done {
-            let mut queue = self.queue.lock();
-            let pid = &last.record.pid;
-            if queue.last.get(pid).is_some_and(|now| now.writing) {
+        let mut queue = self.queue.lock();
+        let pid = &last.record.pid;
+        if let Some(now) = queue.last.get_mut(pid).filter(|now| now.writing) {
+            now.refused = !done;
+            if done {
                 queue.last.remove(pid);
             }
         }
@@ -259,6 +279,26 @@ struct Pass {
 }
 
 impl Pass {
+    /// Writes all of them; `careful`, after refusals, some of them first. Gives those that nobody need ask for.
+    async fn go<T, F: Future<Output = ()>>(
+        &self,
+        all: Vec<T>,
+        careful: bool,
+        write: impl Fn(T) -> F,
+    ) -> Vec<T> {
+        let mut all = all.into_iter();
+        if careful {
+            let first: Vec<T> = all.by_ref().take(REFUSALS).collect();
+            let first = stream::iter(first).map(&write).buffer_unordered(CONCURRENT);
+            first.collect::<()>().await;
+            if self.is_hopeless() {
+                return all.collect();
+            }
+        }
+        stream::iter(all).map(write).buffer_unordered(CONCURRENT).collect::<()>().await;
+        Vec::new()
+    }
+
     fn note(&self, done: bool) {
         let count = if done { &self.done } else { &self.refused };
         count.fetch_add(1, Ordering::Relaxed);
@@ -294,12 +334,37 @@ mod tests {
             pause = pass(0, 3).pause(pause);
             pause.as_millis()
         });
-        assert_eq!(pauses, [200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(pauses, [200, 400, 800, 1_000, 1_000, 1_000, 1_000]);
         assert_eq!(pass(0, 0).pause(pause), DEBOUNCE);
         // one that never goes through does not hold up the others
         assert_eq!(pass(1, 1_000).pause(pause), PAUSE);
         assert!(!pass(1, 1_000).is_hopeless());
         assert!(!pass(0, REFUSALS - 1).is_hopeless());
         assert!(pass(0, REFUSALS).is_hopeless());
+    }
+
+    /// One pass over these. Gives how many were asked for, and how many were left out.
+    async fn go(careful: bool, all: Vec<bool>) -> (usize, usize) {
+        let pass = Pass::default();
+        let later = pass.go(all, careful, async |is_good| {
+            // who is refused hears of it at once
+            if is_good {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            pass.note(is_good);
+        });
+        let later = later.await.len();
+        (pass.done.load(Ordering::Relaxed) + pass.refused.load(Ordering::Relaxed), later)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_of_the_store_that_is_away_keeps_nobody_else_from_it() {
+        let good_first = [vec![true; 600], vec![false; 300]].concat();
+        assert_eq!(go(false, good_first.clone()).await, (900, 0));
+        assert_eq!(go(true, good_first).await, (900, 0));
+        // (only who was refused before comes last, so this is a store that has just become well)
+        assert_eq!(go(false, [vec![false; 300], vec![true; 600]].concat()).await, (900, 0));
+        assert_eq!(go(true, vec![false; 900]).await, (REFUSALS, 900 - REFUSALS));
+        assert_eq!(go(true, vec![false; 3]).await, (3, 0));
     }
 }

@@ -201,7 +201,8 @@ impl Socket {
         }
         // a socket that never entered has nothing of its own to say
         if self.0.namespace.forget_live(self) {
-            self.0.namespace.session_ended(record, reason.is_recoverable());
+            let keep = reason.is_recoverable() && !self.is_condemned();
+            self.0.namespace.session_ended(record, keep);
         }
     }
 

@@ -434,6 +434,9 @@ impl Inner {
     pub(super) fn peek(&self, pid: &str) -> Option<LetGo> {
         let keeper = self.keeper.as_ref()?;
         let socket = self.sessions.lock().get(pid).cloned();
+        if socket.as_ref().is_some_and(Socket::is_condemned) {
+            return Some(LetGo::Ended);
+        }
         let record = socket.and_then(|socket| socket.record());
         record.map(|record| LetGo::Record(Box::new(record))).or_else(|| keeper.last(pid))
     }
@@ -531,6 +534,7 @@ impl Replica for Inner {
         let keeper = self.keeper.as_ref()?;
         let socket = self.sessions.lock().get(pid).cloned();
         match socket {
+            Some(socket) if socket.is_condemned() => Some(LetGo::Ended),
             Some(socket) => socket.supersede().map(|record| {
                 // kept until somebody has taken it: who asks may fail on the way
                 self.session_ended(record.clone(), true);

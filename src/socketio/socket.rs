@@ -85,6 +85,10 @@ pub(crate) struct Session {
     pub(super) over: AtomicBool,
     /// Is it to be written already?
     pub(super) dirty: AtomicBool,
+    /// Has the store refused it?
+    pub(super) refused: AtomicBool,
+    /// It is to end for good as soon as what was emitted before has been sent.
+    pub(super) condemned: AtomicBool,
     /// The number of the last event that was appended to the log for it alone.
     pub(super) appended: AtomicU64,
     /// Where the node was before the socket left. What is delivered from then on it need not have got, whoever asks.
@@ -101,6 +105,8 @@ impl Session {
             generation: AtomicU64::new(1),
             over: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+            condemned: AtomicBool::new(false),
             appended: AtomicU64::new(0),
             left: OnceLock::new(),
         }
@@ -377,11 +383,28 @@ impl Socket {
             self.0.session.as_ref().map(|session| session.appended.load(Ordering::Acquire));
         let on_its_way = appended.and_then(|number| self.0.namespace.log.delivered(number));
         let Some(on_its_way) = on_its_way else { return self.disconnect_now(close) };
+        // From here on the client is not heard any more, and does not come back as this, whatever becomes of its link.
+        match close {
+            true => self.0.connection.sockets().iter().for_each(Self::condemn),
+            false => self.condemn(),
+        }
         let socket = self.clone();
         self.0.connection.spawn(async move {
             let _ = tokio::time::timeout(LONGEST_GOODBYE, on_its_way).await;
             socket.disconnect_now(close);
         });
+    }
+
+    fn condemn(&self) {
+        if let Some(session) = &self.0.session {
+            session.condemned.store(true, Ordering::Release);
+        }
+    }
+
+    /// Is it about to be put out?
+    pub(super) fn is_condemned(&self) -> bool {
+        let session = self.0.session.as_ref();
+        session.is_some_and(|session| session.condemned.load(Ordering::Acquire))
     }
 
     /// The same, whatever is on its way.

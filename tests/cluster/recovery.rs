@@ -1,10 +1,12 @@
 //! Sessions go on, seen at the wire: over every transport, and only where they may. (The cases of the field
 //! run with the official client, `tests/interop/recovery.test.mjs`; it has no WebTransport outside browsers.)
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quicket::config::{Config, EngineConfig, RecoveryConfig, SocketIoConfig};
-use quicket::{CloseReason, TransportKind};
+use quicket::{CloseReason, Socket, TransportKind};
 use serde_json::{Value, json};
 
 use crate::nodes::{Nodes, on_one_and_two_nodes};
@@ -20,6 +22,7 @@ on_one_and_two_nodes! { with recovering:
     namespaces_that_miss_too_much_together_do_not_end_their_connection,
     rooms_of_before_and_of_the_door_keep_the_limit_together,
     what_was_emitted_before_a_disconnect_comes_before_it,
+    nobody_evades_a_disconnect_that_waits,
 }
 
 const MAX_ROOMS: usize = 3;
@@ -297,4 +300,27 @@ async fn what_was_emitted_before_a_disconnect_comes_before_it(nodes: Nodes) {
         }
         assert_eq!(client.recv_text().await, "41");
     }
+}
+
+async fn nobody_evades_a_disconnect_that_waits(mut nodes: Nodes) {
+    let mut client = nodes.there().client(TransportKind::WebSocket).await;
+    let kept = connect(&mut client, "/", json!({})).await;
+    let socket = nodes.there().socket("/", &kept.sid).await;
+    let heard = Arc::new(AtomicBool::new(false));
+    let late = heard.clone();
+    socket.on("late", move |_: Socket, (): ()| {
+        late.store(true, Ordering::Relaxed);
+        async {}
+    });
+    if nodes.redis.is_some() {
+        // what is on its way stays there
+        nodes.redis().call(&["CLIENT", "PAUSE", "400", "WRITE"]).await;
+    }
+    socket.emit("why", &()).await.unwrap();
+    socket.disconnect(true);
+    client.send(r#"42["late"]"#).await;
+    drop(client);
+    let mut client = nodes.there().client(TransportKind::WebSocket).await;
+    assert_ne!(connect(&mut client, "/", kept.auth()).await.sid, kept.sid);
+    assert!(!heard.load(Ordering::Relaxed));
 }

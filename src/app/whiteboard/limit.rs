@@ -120,7 +120,12 @@ impl Departed {
     /// # Errors
     /// Too often.
     pub(super) fn come(&mut self, from: IpAddr, now: Instant) -> Result<Allowances, &'static str> {
-        let left = self.0.get_mut(&from).and_then(Vec::pop);
+        // the one that is best for whoever comes: among them may be one who comes again and again
+        let left = self.0.get_mut(&from).and_then(|left| {
+            let arrivals = |at: &usize| left[*at].arrivals.left;
+            let best = (0..left.len()).max_by(|a, b| arrivals(a).total_cmp(&arrivals(b)))?;
+            Some(left.swap_remove(best))
+        });
         let mut allowances = left.unwrap_or_else(|| Allowances::new(now));
         if allowances.arrivals.take(1, now).is_err() {
             self.leave(from, allowances, now);

@@ -49,7 +49,9 @@ impl Ledger {
         let is_loose = !self.is_loaded || self.under_way.contains(&key);
         if !may_be_stored && !is_loose && self.due.get(&key) != Some(&true) {
             self.due.remove(&key);
-        } else if self.due.len() < MAX_DUE {
+        } else if gone.is_none() && !is_loose && self.due.len() >= MAX_STROKES {
+            // anybody can make up names, and they are not to take the places of others
+        } else if self.due.len() < MAX_DUE || self.due.get(&key) == Some(&true) {
             self.due.insert(key, true);
         } else {
             self.due.remove(&key);
