@@ -1,5 +1,6 @@
 // `make siege`: each attack of bench/siege against the release binary, under the traffic of official clients.
-// Names of attacks as arguments run only those; SIEGE=quick makes each short; UPDATE_DOCS=1 writes the table
+// Names of attacks as arguments run only those; SIEGE=quick makes each short, and one round; ROUNDS=5 are so many (three else);
+// UPDATE_DOCS=1 writes the table
 // and docs/siege.json, also when an attack could not be run: its row says why. SIEGE_AT=another aims at a second
 // server, whose work has the lowest priority as well: what the normal clients see then, the machine has done.
 import { execFileSync, spawn } from "node:child_process";
@@ -10,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { Page, startBrowser } from "./lib/siege/browser.mjs";
 import { Newcomers, visits } from "./lib/siege/newcomers.mjs";
 import { startServer } from "./lib/siege/server.mjs";
-import { BACK, misses, quiets, row, table, told } from "./lib/siege/table.mjs";
+import { BACK, misses, quiets, row, table, together, told } from "./lib/siege/table.mjs";
 import { Traffic } from "./lib/siege/traffic.mjs";
 
 const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
@@ -18,6 +19,9 @@ const BINARY = process.env.QUICKET ?? path("../../target/release/quicket");
 const ATTACKER = process.env.SIEGE_ATTACK ?? path("../../bench/target/release/siege-attack");
 const quick = process.env.SIEGE === "quick";
 const aside = process.env.SIEGE_AT === "another";
+/** How often each attack is made, one after the other: an odd number, for the median. */
+const ROUNDS = Number(process.env.ROUNDS || (quick ? 1 : 3));
+if (!(Number.isInteger(ROUNDS) && ROUNDS % 2 === 1)) throw new Error(`ROUNDS has to be an odd number, not ${process.env.ROUNDS}`);
 /** Seconds of quiet that are measured, and of the attack. */
 const [QUIET, ATTACK] = quick ? [2, 3] : [5, 16];
 /** Where no other attack has normal clients that do the same, so that there are no other quiet seconds. */
@@ -258,42 +262,48 @@ const all = [CALM, ...JSON.parse(execFileSync(ATTACKER, ["list"], { encoding: "u
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !all.some((attack) => attack.name === name));
 if (unknown.length > 0) throw new Error(`no such attack: ${unknown}; there are ${all.map(({ name }) => name).join(", ")}`);
-const results = [];
 const begin = performance.now();
 const browser = await startBrowser();
 const chosen = all.filter(({ name }) => wanted.length === 0 || wanted.includes(name));
+const turns = Array.from({ length: ROUNDS }, () => chosen).flat();
 /** Each at most once, and while the server before it gives back what it has. */
 const prepared = new Map();
 const prepareNext = (at) => {
-  if (at === chosen.length || prepared.has(at)) return;
-  const preparing = prepare(chosen[at], browser);
+  if (at === turns.length || prepared.has(at)) return;
+  const preparing = prepare(turns[at], browser);
   preparing.catch(() => {}); // who waits for it hears of it
   prepared.set(at, preparing);
 };
 prepareNext(0);
-for (const [at, one] of chosen.entries()) {
+const seen = [];
+for (const [at, one] of turns.entries()) {
   const result = await siege(one, prepared.get(at), () => prepareNext(at + 1));
-  results.push(result);
-  console.log(`${one.name}: ${row(result, quiets(results)).slice(1).join(" | ")}`);
+  seen.push(result);
+  const round = quiets(seen.slice(at - (at % chosen.length)));
+  console.log(`${one.name}: ${row(together([result], [round])).slice(1).join(" | ")}`);
   if (result.during !== undefined) console.log(`    met: ${JSON.stringify(result.during.met)}`);
   for (const error of new Set(result.errors.slice(0, 5))) console.log(`    ${error}`);
 }
 await browser.close();
+const rounds = Array.from({ length: ROUNDS }, (_, round) => seen.slice(round * chosen.length, (round + 1) * chosen.length));
+const quiet = rounds.map(quiets);
+const results = chosen.map((_, at) => together(rounds.map((round) => round[at]), quiet));
 const lines = table(results, ATTACK);
 const minutes = (performance.now() - begin) / 60_000;
 const machine = `${cpus().length} cores (${cpus()[0].model}), load ${loadavg()[0].toFixed(1)} at the end`;
-const quiet = quiets(results);
 const calm = told(quiet);
 /** Single times are too many to keep. */
 const shown = (key, value) => (key === "times" ? undefined : value);
 console.log(`\n${lines}\n\n${calm}\n${minutes.toFixed(1)} minutes on ${machine}`);
 if (process.env.UPDATE_DOCS && wanted.length === 0 && !quick && !aside) {
   const docs = new URL("../../docs/siege.md", import.meta.url);
-  const when = `Measured ${new Date().toISOString().slice(0, 10)} on ${machine}, in ${minutes.toFixed(0)} minutes. ${calm}`;
+  const took = `in ${ROUNDS} rounds and ${minutes.toFixed(0)} minutes`;
+  const when = `Measured ${new Date().toISOString().slice(0, 10)} on ${machine}, ${took}. ${calm}`;
   const text = await readFile(docs, "utf8");
   const pattern = /(<!-- siege table -->\n)[^]*?(<!-- end -->)/;
   if (!pattern.test(text)) throw new Error("docs/siege.md has no place for the table");
   await writeFile(docs, text.replace(pattern, (_, first, last) => `${first}${when}\n\n${lines}\n${last}`));
-  await writeFile(new URL("../../docs/siege.json", import.meta.url), `${JSON.stringify({ machine, quiet, results }, shown, 1)}\n`);
+  const json = JSON.stringify({ machine, results, rounds: rounds.map((results, at) => ({ quiet: quiet[at], results })) }, shown, 1);
+  await writeFile(new URL("../../docs/siege.json", import.meta.url), `${json}\n`);
 }
-process.exitCode = results.some((result) => misses(result, quiet).length > 0) ? 1 : 0;
+process.exitCode = results.some((result) => misses(result).length > 0) ? 1 : 0;

@@ -7,11 +7,14 @@ export const BACK = 60;
 /** Those that the normal clients use, each with round trips of its own: over polling they take several times as long. */
 const TRANSPORTS = { websocket: "WebSocket", polling: "polling", webtransport: "WebTransport" };
 
+/** What has to be back. */
+const RESOURCES = ["memory", "descriptors", "sessions"];
+
 const HEAD = [
   "attack",
   "how often",
   "MiB before / peak / after",
-  ...Object.values(TRANSPORTS).map((name) => `p99 over ${name}, ms before / during`),
+  ...Object.values(TRANSPORTS).map((name) => `p99 over ${name}, ms before / during (times quiet)`),
   "newcomers' connecting in ms before / during",
   "server's CPU",
   "errors",
@@ -20,44 +23,89 @@ const HEAD = [
 ];
 
 /**
- * What was seen while all was quiet, of all results together whose normal clients did the same (`kind`). One result's own
- * before is of 5 seconds: its p99 is what three or five of the slowest round trips took, and of the same server with
- * nobody attacking it is 3 ms once and 6 ms the next time.
+ * What was seen while all was quiet, of all results of one round together whose normal clients did the same (`kind`). One
+ * result's own before is of 5 seconds: its p99 is what three or five of the slowest round trips took, and of the same
+ * server with nobody attacking it is 3 ms once and 6 ms the next time.
  */
 export function quiets(results) {
   const seen = results.filter(({ before }) => before !== undefined);
   const together = (all) =>
-    Object.fromEntries(Object.keys(TRANSPORTS).map((name) => [name, summary(all.flatMap(({ before }) => before[name].times))]));
+    Object.fromEntries(Object.keys(TRANSPORTS).map((name) => [name, summary(all.flatMap(({ before }) => before[name].times)).p99]));
   const kinds = [...new Set(seen.map(({ kind }) => kind))];
   return Object.fromEntries(kinds.map((kind) => [kind, together(seen.filter((result) => result.kind === kind))]));
 }
 
-/** The 99th percentiles of what `quiets` gives, in words. */
-export function told(quiet) {
-  const p99 = (seen) => Object.entries(TRANSPORTS).map(([name, title]) => `${title} ${seen[name].p99.toFixed(1)}`);
-  const kinds = Object.entries(quiet).map(([kind, seen]) => `${kind}: ${p99(seen).join(", ")}`);
-  return `p99 of all quiet seconds in ms: ${kinds.join("; ")}.`;
+/** What `quiets` gives of each round, in words. */
+export function told(rounds) {
+  const kinds = Object.keys(Object.assign({}, ...rounds));
+  const p99 = (kind) =>
+    Object.entries(TRANSPORTS).map(([name, title]) => {
+      const times = rounds.filter((quiet) => kind in quiet).map((quiet) => quiet[kind][name].toFixed(1));
+      return `${title} ${times.join(" / ")}`;
+    });
+  const words = kinds.map((kind) => `${kind}: ${p99(kind).join(", ")}`);
+  return `p99 of all quiet seconds${rounds.length > 1 ? ", of each round," : ""} in ms: ${words.join("; ")}.`;
 }
 
-/** What a result misses of what issue 8 wants. */
-export function misses({ failed, kind, before, during, after, errors }, quiet) {
+function median(values) {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)];
+}
+
+/**
+ * What the rounds have seen of one attack. Of times, counts and the processor it is the median, since an odd number of rounds
+ * does not let the machine's one bad minute speak; each time is held against the quiet seconds of its own round. Of memory and
+ * of what has to come back it is the worst, and errors are those of all.
+ */
+export function together(results, rounds) {
+  const failed = results.find(({ failed }) => failed !== undefined);
+  if (failed !== undefined) return failed;
+  const [{ title, unit, kind }] = results;
+  const of = (get, choose = median) => choose(results.map(get));
+  const worst = (values) => values.reduce((worst, value) => (value === undefined || value > worst ? value : worst), -Infinity);
+  const newcomers = (when) => ({
+    samples: of((result) => result[when].newcomers.samples, (all) => Math.min(...all)),
+    p50: of((result) => result[when].newcomers.p50),
+    max: of((result) => result[when].newcomers.max, worst),
+  });
+  const transports = Object.keys(TRANSPORTS).map((name) => {
+    /** No round trip at all is no number, and takes forever. */
+    const ratio = ({ during }, round) => (during[name].samples > 0 ? during[name].p99 / rounds[round][kind][name] : Infinity);
+    return [name, { before: of(({ before }) => before[name].p99), during: of(({ during }) => during[name].p99), ratio: median(results.map(ratio)) }];
+  });
+  return {
+    title,
+    unit,
+    done: of(({ done }) => done),
+    refused: of(({ refused }) => refused),
+    transports: Object.fromEntries(transports),
+    before: { resident: of(({ before }) => before.resident), newcomers: newcomers("before") },
+    during: { resident: of(({ during }) => during.resident, worst), newcomers: newcomers("during"), cpu: of(({ during }) => during.cpu) },
+    after: {
+      resident: of(({ after }) => after.after.resident, worst),
+      ...Object.fromEntries(RESOURCES.map((what) => [what, of(({ after }) => after[what], worst)])),
+    },
+    errors: results.flatMap(({ errors }) => errors),
+  };
+}
+
+/** What an attack misses of what issue 8 wants. */
+export function misses({ failed, transports, before, during, after, errors }) {
   if (failed !== undefined) return [failed];
   const missed = [];
   if (errors.length > 0) missed.push(`${errors.length} errors`);
-  for (const [name, title] of Object.entries(TRANSPORTS)) {
-    const [was, is] = [quiet[kind][name].p99, during[name].p99];
-    // no round trip at all is no number
-    if (!(is <= 2 * was)) missed.push(`p99 over ${title} ${(is / was).toFixed(1)} times`);
+  for (const [name, { ratio }] of Object.entries(transports)) {
+    if (ratio > 2) missed.push(`p99 over ${TRANSPORTS[name]} ${ratio.toFixed(1)} times`);
   }
   if (!(before.newcomers.samples > 0 && during.newcomers.samples > 0)) missed.push("no newcomers");
-  for (const what of ["memory", "descriptors", "sessions"]) {
+  for (const what of RESOURCES) {
     if (after[what] === undefined) missed.push(`${what} not back`);
   }
   return missed;
 }
 
-export function row(result, quiet) {
-  const { title, unit, done, refused, before, during, after, errors } = result;
+export function row(result) {
+  const { title, unit, done, refused, transports, before, during, after, errors } = result;
   if (result.failed !== undefined) return [title, ...Array(HEAD.length - 2).fill("-"), result.failed.split("\n")[0]];
   const mib = (bytes) => (bytes / MIB).toFixed(1);
   const ms = (value) => value.toFixed(1);
@@ -67,19 +115,18 @@ export function row(result, quiet) {
   return [
     title,
     `${count} ${unit}`,
-    `${mib(before.resident)} / ${mib(during.resident)} / ${mib(after.after.resident)}`,
-    ...Object.keys(TRANSPORTS).map((name) => `${ms(before[name].p99)} / ${ms(during[name].p99)}`),
+    `${mib(before.resident)} / ${mib(during.resident)} / ${mib(after.resident)}`,
+    ...Object.values(transports).map(({ before, during, ratio }) => `${ms(before)} / ${ms(during)} (${ratio.toFixed(1)})`),
     [before, during].map(connecting).join(" / "),
     `${(during.cpu * 100).toFixed(0)} %`,
     errors.length,
-    [after.memory, after.descriptors, after.sessions].map(seconds).join(", "),
-    misses(result, quiet).join(", ") || "none",
+    RESOURCES.map((what) => seconds(after[what])).join(", "),
+    misses(result).join(", ") || "none",
   ];
 }
 
 /** All of them; `seconds` is how long each attack went on. */
 export function table(results, seconds) {
-  const quiet = quiets(results);
   const head = HEAD.with(1, `in ${seconds} s`);
-  return [head, head.map(() => "---"), ...results.map((result) => row(result, quiet))].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+  return [head, head.map(() => "---"), ...results.map(row)].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }
