@@ -88,10 +88,21 @@ pub(crate) enum Way {
     Echo,
 }
 
-/// Own messages that a node delivered ahead of the log: those numbered `from..=to`, behind the entry `after`.
+/// Where a node may have missed something of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gap {
+    /// What was up to here.
+    pub(crate) up_to: StreamId,
+    /// Up to here ids mean nothing any more: the log went back.
+    pub(crate) void: StreamId,
+}
+
+/// Own messages that a node delivered ahead of the log: those numbered `from..=to`, behind the entry `after`, the
+/// first of them behind `since`. These are one entry, unless the range was made of several ([`note_early`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Early {
     pub(crate) node: Str,
+    pub(crate) since: StreamId,
     pub(crate) after: StreamId,
     pub(crate) from: u64,
     pub(crate) to: u64,
@@ -103,23 +114,56 @@ impl Early {
     }
 
     /// The part that a client with this offset has received.
-    pub(crate) fn received(&self, offset: Offset) -> Option<Self> {
-        let whole = self.after < offset.id;
-        let to = match whole {
-            true => self.to,
-            false if self.after == offset.id => self.to.min(offset.early),
-            false => return None,
+    pub(crate) fn received(&self, offset: Offset) -> Received {
+        let to = match offset.id {
+            id if self.after < id => self.to,
+            id if id < self.since => return Received::Nothing,
+            // Somewhere within a range that was made of several: the number says where. Without one the log had
+            // shown all that the client was sent ahead of it, or it was none of this node's.
+            id if self.since < id && offset.early < self.from => return Received::InDoubt,
+            _ => self.to.min(offset.early),
         };
+        if to < self.from {
+            return Received::Nothing;
+        }
         // once received it stays so, whatever offset the client shows later
-        (self.from <= to).then(|| Self { to, after: StreamId::default(), ..self.clone() })
+        let (since, after) = Default::default();
+        Received::Part(Self { to, since, after, ..self.clone() })
     }
+
+    /// What came from the same node afterwards becomes part of it.
+    pub(crate) fn join(&mut self, next: &Self) {
+        // a log that went back may have later ones behind earlier entries
+        self.since = self.since.min(next.since);
+        self.after = self.after.max(next.after);
+        self.to = next.to;
+    }
+
+    /// Was it received, whatever the offset?
+    pub(crate) fn is_settled(&self) -> bool {
+        self.after == StreamId::default()
+    }
+
+    /// Was this range made of several, whose borders are not known?
+    pub(crate) fn is_coarse(&self) -> bool {
+        self.since < self.after
+    }
+}
+
+/// See [`Early::received`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    Nothing,
+    Part(Early),
+    InDoubt,
 }
 
 /// Ranges of early messages that are remembered. Redis away makes one, Redis slow one for each entry that
 /// comes back meanwhile.
-pub(crate) const MAX_EARLY: usize = 256;
+const MAX_EARLY: usize = 256;
 
-/// Appends one early message to a list of ranges.
+/// Appends one early message to a list of ranges. When there are too many of them, old ones become one: a client
+/// whose offset is within it and does not say a number may then not be recovered.
 pub(crate) fn note_early(list: &mut Vec<Early>, node: &Str, mark: Offset) {
     if let Some(last) = list.last_mut()
         && last.node == *node
@@ -129,11 +173,25 @@ pub(crate) fn note_early(list: &mut Vec<Early>, node: &Str, mark: Offset) {
         last.to = mark.early;
         return;
     }
-    if list.len() >= MAX_EARLY {
-        list.remove(0);
-    }
     let (from, to) = (mark.early, mark.early);
-    list.push(Early { node: node.clone(), after: mark.id, from, to });
+    list.push(Early { node: node.clone(), since: mark.id, after: mark.id, from, to });
+    bound(list, MAX_EARLY);
+}
+
+/// Makes the oldest ranges of a name one, so that there are `most`. What is between the numbers of two ranges the log
+/// had shown before the second: it is before every offset behind that.
+pub(crate) fn bound(list: &mut Vec<Early>, most: usize) {
+    let mut surplus = list.len().saturating_sub(most);
+    list.dedup_by(|next, last| {
+        let joins = surplus > 0 && next.node == last.node;
+        if joins {
+            surplus -= 1;
+            last.join(next);
+        }
+        joins
+    });
+    // of so many names nobody can have the first
+    list.drain(..surplus);
 }
 
 /// An entry that was delivered.
@@ -225,6 +283,17 @@ impl Tail {
         }
     }
 
+    /// What was up to `start` may not be complete.
+    pub(crate) fn forget(&mut self, start: StreamId) {
+        while let Some(first) = self.items.front()
+            && first.id <= start
+        {
+            self.bytes -= first.bytes;
+            self.items.pop_front();
+        }
+        self.start = self.start.max(start);
+    }
+
     /// Everything behind this is there.
     pub(crate) fn start(&self) -> StreamId {
         self.start
@@ -294,6 +363,10 @@ mod tests {
         tail.push(past(9, "/"));
         assert_eq!(ids(&tail, 5, "/"), None, "6 went over the bound");
         assert_eq!(ids(&tail, 6, "/"), Some(vec![8, 9]));
+        tail.forget(id(8));
+        assert_eq!((ids(&tail, 7, "/"), ids(&tail, 8, "/")), (None, Some(vec![9])));
+        tail.forget(id(6));
+        assert_eq!((tail.start(), tail.len(), tail.bytes()), (id(8), 1, 10));
         tail.restart(id(20));
         assert_eq!(ids(&tail, 9, "/"), None);
     }
@@ -319,9 +392,10 @@ mod tests {
         let has = |offset: &str, number| {
             let origin = Origin { node: node.clone(), number };
             let offset = offset.parse().unwrap();
-            list.iter()
-                .filter_map(|early| early.received(offset))
-                .any(|early| early.contains(&origin))
+            list.iter().any(|early| match early.received(offset) {
+                Received::Part(part) => part.contains(&origin),
+                Received::Nothing | Received::InDoubt => false,
+            })
         };
         assert!(!has("5-0", 1), "sent behind 5 and not seen");
         assert!(has("5-0~2", 2) && !has("5-0~2", 3));
@@ -329,5 +403,35 @@ mod tests {
         assert!(has("7-0", 4));
         let other = Origin { node: "b".into(), number: 1 };
         assert!(!list[0].contains(&other));
+    }
+
+    #[test]
+    fn ranges_that_became_one_say_what_they_still_know() {
+        let node: Str = "a".into();
+        let mut list = Vec::new();
+        for at in 1..=300 {
+            note_early(&mut list, &node, Offset { id: id(at), early: 2 * at });
+        }
+        assert_eq!(list.len(), MAX_EARLY);
+        let oldest = list[0].clone();
+        assert_eq!((oldest.since, oldest.after, oldest.from, oldest.to), (id(1), id(45), 2, 90));
+        let part = |offset: &str| match oldest.received(offset.parse().unwrap()) {
+            Received::Nothing => Ok(0),
+            Received::Part(part) => Ok(part.to),
+            Received::InDoubt => Err(()),
+        };
+        assert_eq!([part("1-0"), part("1-0~2")], [Ok(0), Ok(2)]);
+        assert_eq!([part("20-0~38"), part("45-0~88"), part("46-0")], [Ok(38), Ok(88), Ok(90)]);
+        assert_eq!([part("20-0"), part("45-0"), part("20-0~1")], [Err(()); 3]);
+        assert_eq!((list[1].since, list[1].after, list[1].from), (id(46), id(46), 92));
+        // those of another name do not become one with them
+        note_early(&mut list, &"b".into(), Offset { id: id(400), early: 1 });
+        assert_eq!((list.len(), list[0].to, list[255].from), (MAX_EARLY, 92, 1));
+        bound(&mut list, 2);
+        assert_eq!((list.len(), list[0].to, list[1].from), (2, 600, 1));
+        // the log went back: what came later is behind an earlier entry
+        note_early(&mut list, &"b".into(), Offset { id: id(7), early: 2 });
+        bound(&mut list, 2);
+        assert_eq!((list[1].since, list[1].after, list[1].to), (id(7), id(400), 2));
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::history::{At, Early, Offset, Past, Tail, TailLimits, Way};
+use super::history::{At, Early, Gap, Offset, Past, Tail, TailLimits, Way};
 use super::message::{Message, Request};
 use super::session::{LetGo, Record, Sessions, Unavailable, Written};
 use super::{Bus, Log, Replica, Replies, StreamId};
@@ -177,8 +177,8 @@ impl Log for MemoryLog {
         self.shared.past.lock().0.into()
     }
 
-    fn gap(&self) -> StreamId {
-        StreamId::default()
+    fn gap(&self) -> Gap {
+        Gap::default()
     }
 
     fn oldest(&self) -> StreamId {
@@ -248,7 +248,7 @@ impl Kept {
         Written::Done
     }
 
-    fn take(&mut self, record: &Record, owner: &Str) -> Written {
+    fn take(&mut self, record: &Record, owner: &Str, claim: Str) -> Written {
         let Some((kept, _)) = self.records.get_mut(&record.pid) else { return Written::Done };
         let is_other = record.stamp.is_some() && record.stamp != kept.stamp;
         if kept.generation != record.generation || kept.owner != record.owner || is_other {
@@ -256,6 +256,7 @@ impl Kept {
         }
         kept.generation += 1;
         kept.owner = owner.clone();
+        kept.taken.get_or_insert(claim);
         Written::Done
     }
 }
@@ -277,8 +278,9 @@ impl Sessions for Shared {
         &self,
         record: &Record,
         owner: &Str,
+        claim: Str,
     ) -> BoxFuture<'static, Result<Written, Unavailable>> {
-        std::future::ready(Ok(self.sessions.lock().take(record, owner))).boxed()
+        std::future::ready(Ok(self.sessions.lock().take(record, owner, claim))).boxed()
     }
 
     fn store(

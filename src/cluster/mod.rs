@@ -28,7 +28,7 @@ use std::sync::{Arc, Weak};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use self::history::{At, Early, Offset, Past};
+use self::history::{At, Early, Gap, Offset, Past};
 use self::load::Load;
 use self::message::{Message, Reply, Request, Target};
 use self::session::{LetGo, Sessions};
@@ -87,7 +87,7 @@ pub(crate) trait Log: Send + Sync {
 
     /// Where this node last may have missed something of the log: it does not know that it has delivered all that was
     /// before.
-    fn gap(&self) -> StreamId;
+    fn gap(&self) -> Gap;
 
     /// Everything behind this is in [`Log::past`].
     fn oldest(&self) -> StreamId;

@@ -58,6 +58,11 @@ pub(crate) struct Record {
     pub(crate) leftover: Option<Offset>,
     /// The node that wrote this; as [`Self::owner`], which may have taken it since without saying more.
     pub(crate) by: Str,
+    /// The generation in which it did; `None` if it does not say, or if this comes from the owner itself.
+    pub(crate) written: Option<u64>,
+    /// What the client claimed to have (an offset, or nothing) when the session was first taken since; `None` if it
+    /// was not.
+    pub(crate) taken: Option<Str>,
     /// The node that has the socket, or had it last: its name for this namespace ([`super::Log::name`]).
     pub(crate) owner: Str,
     /// Rises with every change of the owner. Who holds an older one may not write any more.
@@ -65,6 +70,16 @@ pub(crate) struct Record {
     /// What the store knows this value by: its owner may write another one any time. `None` for one that does
     /// not come from the store.
     pub(crate) stamp: Option<Str>,
+}
+
+impl Record {
+    /// Has the session been taken since this was written, be it by the same node? Then the client may have got
+    /// something of which this says nothing, unless it has still what it had.
+    pub(crate) fn is_old(&self, offset: Offset) -> bool {
+        let is_taken = self.written.is_some_and(|written| written != self.generation);
+        let has_the_same = self.taken.as_ref().is_some_and(|taken| **taken == *offset.to_string());
+        (is_taken || self.by != self.owner) && !has_the_same
+    }
 }
 
 /// The store cannot be reached, or takes too long.
@@ -99,11 +114,13 @@ pub(crate) trait Sessions: Send + Sync {
     fn load(&self, pid: &str) -> BoxFuture<'static, Result<Option<Record>, Unavailable>>;
 
     /// Makes `owner` the owner, if nobody else has become that since the record was loaded, and nobody has
-    /// written another one. `Done` means that the generation is now the record's plus one.
+    /// written another one. `Done` means that the generation is now the record's plus one. `claim`: see
+    /// [`Record::taken`].
     fn take(
         &self,
         record: &Record,
         owner: &Str,
+        claim: Str,
     ) -> BoxFuture<'static, Result<Written, Unavailable>>;
 
     /// Writes the record, to be kept for `ttl`, unless a newer generation exists.

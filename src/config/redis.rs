@@ -32,6 +32,9 @@ pub struct RedisConfig {
     pub stream_count: NonZeroU32,
     /// What the channels' names begin with (`channelPrefix`). Default: `socket.io`.
     pub channel_prefix: String,
+    /// What the keys of sessions begin with, with connection state recovery (`sessionKeyPrefix`). Default:
+    /// `sio:session:`.
+    pub session_prefix: String,
     /// Sharded pub/sub of Redis 7 (`useShardedPubSub`). Default: no.
     pub sharded_pubsub: bool,
     /// Entries that a stream keeps, about (`maxLen`). Default: 10,000.
@@ -57,6 +60,7 @@ impl Default for RedisConfig {
             stream_name: "socket.io".to_owned(),
             stream_count: NonZeroU32::MIN,
             channel_prefix: "socket.io".to_owned(),
+            session_prefix: "sio:session:".to_owned(),
             sharded_pubsub: false,
             max_len: 10_000,
             queue_bytes: 64 * 1024 * 1024,
@@ -73,6 +77,7 @@ impl fmt::Debug for RedisConfig {
             .field("stream_name", &self.stream_name)
             .field("stream_count", &self.stream_count)
             .field("channel_prefix", &self.channel_prefix)
+            .field("session_prefix", &self.session_prefix)
             .finish_non_exhaustive()
     }
 }

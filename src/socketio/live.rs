@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::socket::Socket;
 use crate::cluster::StreamId;
-use crate::cluster::history::{At, Early, Offset, Way};
+use crate::cluster::history::{At, Early, Gap, Offset, Way};
 use crate::cluster::message::Flags;
 use crate::cluster::session::Record;
 use crate::config::SocketIoConfig;
@@ -20,7 +20,7 @@ pub(super) struct Place {
     /// What it delivered ahead of the log.
     pub(super) early: Vec<Early>,
     /// Where it last may have missed something.
-    pub(super) gap: StreamId,
+    pub(super) gap: Gap,
 }
 
 impl Socket {
@@ -169,6 +169,8 @@ impl Socket {
             early: Vec::new(),
             leftover: None,
             by: log.name().clone(),
+            written: None,
+            taken: None,
             owner: log.name().clone(),
             generation: session.generation.load(Ordering::Acquire),
             stamp: None,

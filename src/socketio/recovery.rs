@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::live::Place;
 use crate::cluster::StreamId;
-use crate::cluster::history::{Early, Offset, Origin, Past};
+use crate::cluster::history::{Early, Offset, Origin, Past, Received, bound};
 use crate::cluster::message::{Message, Target};
 use crate::cluster::session::{Record, Sent, Span};
 use crate::engine::packet::Str;
@@ -26,6 +26,13 @@ use crate::socketio::packet::{Args, Codec};
 
 /// Entries that are remembered as sent.
 const SENT: usize = 8;
+
+/// Ranges of early messages of its node in a record, which is written with each change: the more of them, the fewer
+/// clients are in doubt.
+const EARLY: usize = 16;
+
+/// The same of nodes that it was on before: who moves more often while Redis is slow is not recovered.
+const INHERITED: usize = 64;
 
 /// Stays in rooms that are over, and remembered in case events for them were lost on the way.
 const ENDED_SPANS: usize = 32;
@@ -125,26 +132,33 @@ impl Track {
         record.rooms.clone_from(&self.rooms);
         record.forgotten = self.forgotten;
         let mut sent = self.sent.clone();
-        if gap > self.since.map_or(self.start, |since| since.id) {
+        let begun = self.since.map_or(self.start, |since| since.id);
+        if gap.up_to > begun {
             // The node has missed something since, which it cannot have sent: to have got the last that it sent says
             // nothing of what was before.
-            sent.behind = sent.behind.max(gap);
-            sent.ids.retain(|id| *id > gap);
+            sent.behind = sent.behind.max(gap.up_to);
+            sent.ids.retain(|id| *id > gap.up_to);
+        }
+        if gap.void > begun {
+            // elsewhere offsets of before must not be taken for what is in the log now
+            record.forgotten = record.forgotten.max(gap.void);
         }
         record.sent = Some(sent);
         record.leftover = self.leftover;
-        record.early.clone_from(&self.inherited);
-        record.early.extend(early.into_iter().filter_map(|early| {
-            let from = early.from.max(self.entered + 1);
-            (from <= early.to).then_some(Early { from, ..early })
-        }));
+        let mut own = early;
+        own.retain_mut(|early| {
+            early.from = early.from.max(self.entered + 1);
+            early.from <= early.to
+        });
+        bound(&mut own, EARLY);
+        record.early = [&self.inherited[..], &own].concat();
         record.early.extend(self.since.map(went_on));
     }
 }
 
 /// How a record says where its session went on last: no node, and no first number.
 fn went_on(at: Offset) -> Early {
-    Early { node: Str::default(), after: at.id, from: 0, to: at.early }
+    Early { node: Str::default(), since: at.id, after: at.id, from: 0, to: at.early }
 }
 
 /// What [`went_on`] says.
@@ -183,6 +197,11 @@ impl Claim {
             Self::Offset(offset) => Some(offset),
             Self::Nothing | Self::Unreadable => None,
         }
+    }
+
+    /// See [`Record::taken`].
+    pub(super) fn text(self) -> Str {
+        self.offset().map_or_else(String::new, |offset| offset.to_string()).into()
     }
 }
 
@@ -246,7 +265,7 @@ impl Replay {
         }
         let passed = at.map_or(from, |at| at.min(from).max(oldest));
         let received = match offset {
-            Some(offset) => received(record, offset)?,
+            Some(offset) => received(record, offset, from)?,
             None => Vec::new(),
         };
         Ok(Self {
@@ -389,32 +408,51 @@ impl Replay {
     }
 }
 
-/// What the client has got ahead of the log.
+/// What the client has got ahead of the log. What is behind `from` is sent again.
 ///
 /// # Errors
 /// [`NotRecovered::Offset`]: something, and the record is older than that. (Its node was cut off from the
 /// store, and cannot be asked.) Nobody knows then what it was.
-fn received(record: &Record, offset: Offset) -> Result<Vec<Early>, NotRecovered> {
+fn received(record: &Record, offset: Offset, from: StreamId) -> Result<Vec<Early>, NotRecovered> {
     // without a node: an offset that the client came with, which was looked into then
-    let claim =
-        Early { node: Str::default(), after: offset.id, from: offset.early, to: offset.early };
+    let Offset { id, early } = offset;
+    let claim = Early { node: Str::default(), since: id, after: id, from: early, to: early };
     let came_with_it = offset.early > 0 && record.early.contains(&claim);
-    // the node that has taken the session since has not said where the client stood there
-    let is_old = record.by != record.owner;
-    let mut received = Vec::new();
+    // the node that has taken the session since has not said what the client got there
+    let is_old = record.is_old(offset);
+    if is_old && record.at.is_some_and(|at| at.id < id) {
+        return Err(NotRecovered::Offset);
+    }
+    // the log had shown all of them, and nothing of before is sent again
+    let is_shown = record.at.is_some_and(|at| at.early == 0 && at.id <= from);
+    let mut received: Vec<Early> = Vec::new();
+    let mut own = false;
     for early in record.early.iter().filter(|early| !early.node.is_empty()) {
-        let is_settled = early.after == StreamId::default();
-        if is_old && !is_settled && early.after <= offset.id {
+        let is_settled = early.is_settled();
+        if is_old && !is_settled && early.since <= id {
             return Err(NotRecovered::Offset);
         }
+        if is_shown && !is_settled {
+            continue;
+        }
         // the number is one of another node's, from before; or else it would be in doubt whose it is
-        if came_with_it && early.after == offset.id {
-            if (early.from..=early.to).contains(&offset.early) {
+        if came_with_it && (early.since..=early.after).contains(&id) {
+            if early.is_coarse() || (early.from..=early.to).contains(&offset.early) {
                 return Err(NotRecovered::Offset);
             }
             continue;
         }
-        received.extend(early.received(offset));
+        let part = match early.received(offset) {
+            Received::Nothing => continue,
+            Received::InDoubt => return Err(NotRecovered::Offset),
+            Received::Part(part) => part,
+        };
+        // What is between the numbers of one stay the log had shown. Between two stays it may be to come.
+        match received.last_mut().filter(|last| last.node == part.node) {
+            Some(last) if !is_settled && own || last.to + 1 == part.from => last.join(&part),
+            _ => received.push(part),
+        }
+        own = !is_settled;
     }
     if offset.early > 0 {
         let is_later = record.at.is_some_and(|at| at >= offset) && !is_old;
@@ -427,6 +465,9 @@ fn received(record: &Record, offset: Offset) -> Result<Vec<Early>, NotRecovered>
         }
         // it may come with this one again, to a node that knows nothing of it
         received.push(claim);
+    }
+    if received.len() > INHERITED {
+        return Err(NotRecovered::History);
     }
     Ok(received)
 }

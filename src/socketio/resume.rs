@@ -224,7 +224,7 @@ impl Shared {
                 return Err(NotRecovered::Identity.into());
             }
             let entrance = self.prepare(namespace, &record, wish.claim).await?;
-            match sessions.take(&record, namespace.log.name()).await {
+            match sessions.take(&record, namespace.log.name(), wish.claim.text()).await {
                 Ok(Written::Done) => {}
                 Ok(Written::Fenced) => {
                     // it is somewhere else: what we had of it is old
@@ -248,6 +248,7 @@ impl Shared {
                 // the client may try again, and got nothing here
                 Entered::Gone => {
                     record.by.clone_from(&record.owner);
+                    (record.written, record.taken) = (None, None);
                     namespace.session_ended(record, true);
                     return Err(End::Gone);
                 }
@@ -333,10 +334,11 @@ impl Shared {
         let (mut track, rooms) = replay.into_track();
         track.enter(delivered_early(namespace));
         match fresh {
-            // nothing that it is sent has an earlier offset than where it is now
+            // unless it has missed something, nothing that it is sent has an earlier offset than where it is now
             true => {
                 let leftover = session.track.lock().leftover();
-                track.left_over(leftover.filter(|offset| *offset >= log.mark()));
+                let counts = |offset: &Offset| !missed.is_empty() || *offset >= log.mark();
+                track.left_over(leftover.filter(counts));
             }
             false => track.goes_on(log.mark()),
         }

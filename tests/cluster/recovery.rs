@@ -10,7 +10,7 @@ use quicket::{CloseReason, Socket, TransportKind};
 use serde_json::{Value, json};
 
 use crate::nodes::{Nodes, on_one_and_two_nodes};
-use crate::redis::Redis;
+use crate::redis::{Redis, Reply};
 use crate::support::socketio::{Client, End, TestServer, config};
 
 on_one_and_two_nodes! { with recovering:
@@ -323,4 +323,30 @@ async fn nobody_evades_a_disconnect_that_waits(mut nodes: Nodes) {
     let mut client = nodes.there().client(TransportKind::WebSocket).await;
     assert_ne!(connect(&mut client, "/", kept.auth()).await.sid, kept.sid);
     assert!(!heard.load(Ordering::Relaxed));
+}
+
+/// Two clusters that share a Redis: with a prefix each, a session is of one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_of_those_who_share_their_prefix() {
+    let redis = Redis::start().await;
+    let start = async |name: &str| {
+        let mut config = config();
+        config.socketio.recovery.window = Duration::from_secs(60);
+        config.redis.url = Some(redis.url());
+        config.redis.stream_name = name.to_owned();
+        config.redis.channel_prefix = name.to_owned();
+        config.redis.session_prefix = format!("{name}:session:");
+        TestServer::start(config, |_| {}).await
+    };
+    let [first, other, second] = [start("one").await, start("two").await, start("one").await];
+    let mut client = first.client(TransportKind::WebSocket).await;
+    let kept = connect(&mut client, "/", json!({})).await;
+    drop(client);
+    first.until_metric("sockets", 0).await;
+    let mut client = other.client(TransportKind::WebSocket).await;
+    assert_ne!(connect(&mut client, "/", kept.auth()).await.sid, kept.sid);
+    let mut client = second.client(TransportKind::WebSocket).await;
+    assert_eq!(connect(&mut client, "/", kept.auth()).await.sid, kept.sid);
+    let key = format!("one:session:{}", kept.pid);
+    assert_eq!(redis.call(&["EXISTS", &key]).await, Reply::Integer(1));
 }

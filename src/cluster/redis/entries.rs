@@ -17,8 +17,9 @@ pub(super) type RawEntry = (StreamId, RawFields);
 pub(super) struct ReadCount(pub(super) usize);
 
 impl Default for ReadCount {
+    /// Not many, since nothing is known yet of how large they are.
     fn default() -> Self {
-        Self(500)
+        Self(64)
     }
 }
 
@@ -94,7 +95,7 @@ mod tests {
     #[test]
     fn a_read_asks_for_many_small_entries_or_a_few_large_ones() {
         let mut count = ReadCount::default();
-        for _ in 0..4 {
+        for _ in 0..6 {
             count.learn(&entries(count.0, 100));
         }
         assert_eq!(count.0, *READ_COUNTS.end());

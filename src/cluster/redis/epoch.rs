@@ -28,8 +28,6 @@ use crate::random::random;
 
 /// Entries stored in one transaction. There is one at a time, so this is what a slow Redis takes in a round trip.
 const STORE_BATCH: usize = 1024;
-/// Entries read at a time when a node starts.
-const FILL_COUNT: u64 = 500;
 /// How long one read waits at Redis (Node's adapter: 5 s).
 const READ_BLOCK: Duration = Duration::from_secs(5);
 /// Requests and replies that may wait to be published.
@@ -342,24 +340,27 @@ async fn found(shared: &Shared, reader: &mut Lane, stream: &Stream) -> Result<St
     standing(reader, &stream.name).await
 }
 
-/// Reads what is in the stream, for clients that come from other nodes.
+/// Reads what is in the stream, for clients that come from other nodes. No more of it is in memory at a time than what
+/// is remembered, and one read.
 async fn fill(reader: &mut Lane, stream: &Stream, standing: Standing) -> Result<(), Error> {
     let start = standing.first.map_or(standing.last, StreamId::before);
-    let (mut entries, mut from) = (Vec::new(), start);
+    let mut filling = stream.delivered.fill(start);
+    let (mut from, mut count) = (start, ReadCount::default());
     while from < standing.last {
         let range = (format!("({from}"), standing.last.to_string());
-        let reply = reader.xrange(&stream.name, range.0, range.1, FILL_COUNT);
+        let reply = reader.xrange(&stream.name, range.0, range.1, count.0 as u64);
         let Value::Array(read) = reply.await? else { break };
-        if read.is_empty() {
-            break;
-        }
-        for entry in read {
-            let entry = parse_entry(entry)?;
-            from = entry.0;
-            entries.push(entry);
+        let entries: Vec<_> = read.into_iter().map(parse_entry).collect::<Result<_, _>>()?;
+        let Some((last, _)) = entries.last() else { break };
+        from = *last;
+        count.learn(&entries);
+        for (id, fields) in entries {
+            filling.add(id, fields);
         }
     }
-    stream.delivered.fill(start, entries);
+    // what was dropped between two reads; what is there now was there all the time
+    let now = self::standing(reader, &stream.name).await?;
+    filling.end(now.first.map_or(now.last, StreamId::before));
     Ok(())
 }
 

@@ -47,7 +47,7 @@ use self::feed::{Feed, Late, Read};
 use self::past::{Delivered, NODE_CHARS, RawFields, remembered, remembered_message};
 use self::requests::Requests;
 use self::sessions::Sessions;
-use super::history::{At, Early, Offset, Origin, Past, TailLimits, Way};
+use super::history::{At, Early, Gap, Offset, Origin, Past, TailLimits, Way};
 use super::load::{Load, Loads};
 use super::message::{Message, Reply, Request};
 use super::wire::{self, Entry, StreamId};
@@ -178,6 +178,7 @@ impl RedisBus {
             })
             .collect();
         let shared = Arc::new(Shared {
+            sessions: Sessions::new(config.session_prefix.clone()),
             config,
             access,
             codec,
@@ -185,7 +186,6 @@ impl RedisBus {
             spaces: RwLock::default(),
             streams,
             requests: Requests::default(),
-            sessions: Sessions::default(),
             loads: Mutex::default(),
             channels: Mutex::new(None),
             connected: AtomicBool::new(false),
@@ -350,7 +350,7 @@ impl Log for RedisLog {
         self.space.stream.delivered.mark()
     }
 
-    fn gap(&self) -> StreamId {
+    fn gap(&self) -> Gap {
         self.space.stream.delivered.gap()
     }
 

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::watched::Watched;
-use crate::cluster::history::{Early, Offset, Origin, Past, Tail, TailLimits, note_early};
+use crate::cluster::history::{Early, Gap, Offset, Origin, Past, Tail, TailLimits, note_early};
 use crate::cluster::message::Message;
 use crate::cluster::wire::{Entry, StreamId};
 use crate::engine::packet::Str;
@@ -23,7 +23,7 @@ pub(super) struct Delivered {
     mark: Arc<Watched<Offset>>,
     tail: Mutex<Option<Tail>>,
     early: Mutex<Vec<Early>>,
-    gap: Mutex<StreamId>,
+    gap: Mutex<Gap>,
     /// The number of the last own message.
     own: Arc<Watched<u64>>,
 }
@@ -45,7 +45,7 @@ impl Delivered {
     }
 
     /// What was up to here may have been missed.
-    pub(super) fn gap(&self) -> StreamId {
+    pub(super) fn gap(&self) -> Gap {
         *self.gap.lock()
     }
 
@@ -126,32 +126,54 @@ impl Delivered {
             tail.restart(start);
         }
         // before the mark: who has seen that knows of this
-        *self.gap.lock() = start;
+        {
+            let mut gap = self.gap.lock();
+            let void = if id < last { start } else { gap.void };
+            *gap = Gap { up_to: start, void };
+        }
         self.mark.set(Offset { id, early });
     }
 
-    /// What was in the stream when the node started. `start`: nothing is missing behind it.
-    pub(super) fn fill(&self, start: StreamId, entries: Vec<(StreamId, RawFields)>) {
-        let mut tail = self.tail.lock();
-        let Some(tail) = &mut *tail else { return };
-        tail.restart(start);
-        // what a node has stored twice counts once, as for those who read it at the time
-        let mut numbers: HashMap<Str, u64> = HashMap::new();
-        for (id, fields) in entries {
-            let origin = fields.origin();
-            if let Some(origin) = &origin {
-                let last = numbers.entry(origin.node.clone()).or_default();
-                if origin.number <= *last {
-                    continue;
-                }
-                *last = origin.number;
+    /// What was in the stream when the node started is to be told. `start`: nothing is missing behind it.
+    pub(super) fn fill(&self, start: StreamId) -> Filling<'_> {
+        if let Some(tail) = &mut *self.tail.lock() {
+            tail.restart(start);
+        }
+        Filling { delivered: self, numbers: HashMap::new() }
+    }
+}
+
+/// See [`Delivered::fill`].
+pub(super) struct Filling<'a> {
+    delivered: &'a Delivered,
+    /// What a node has stored twice counts once, as for those who read it at the time.
+    numbers: HashMap<Str, u64>,
+}
+
+impl Filling<'_> {
+    /// All was told but what the stream has lost meanwhile, which was up to `lost`.
+    pub(super) fn end(self, lost: StreamId) {
+        if let Some(tail) = &mut *self.delivered.tail.lock() {
+            tail.forget(lost);
+        }
+    }
+
+    /// The next entry.
+    pub(super) fn add(&mut self, id: StreamId, fields: RawFields) {
+        let origin = fields.origin();
+        if let Some(Origin { node, number }) = &origin {
+            let last = self.numbers.entry(node.clone()).or_default();
+            if *number <= *last {
+                return;
             }
-            let bytes = fields.footprint();
-            if let Ok(Some(entry)) = Entry::parse(fields.0)
-                && let Some(past) = remembered(id, origin, &entry, bytes)
-            {
-                tail.push(past);
-            }
+            *last = *number;
+        }
+        let bytes = fields.footprint();
+        if let Some(tail) = &mut *self.delivered.tail.lock()
+            && let Ok(Some(entry)) = Entry::parse(fields.0)
+            && let Some(past) = remembered(id, origin, &entry, bytes)
+        {
+            tail.push(past);
         }
     }
 }
@@ -224,15 +246,23 @@ mod tests {
         delivered.entry(at(9).into(), None);
         assert!(delivered.past(at(9), "/").is_some());
         delivered.restart(at(9), 0);
+        assert_eq!(delivered.gap(), Gap { up_to: at(9), void: at(0) });
         assert!(delivered.past(at(9), "/").is_some(), "who has all until now");
         delivered.restart(at(7), 3);
         // what was delivered ahead of the stream, clients have: with an offset that says so
         assert_eq!(delivered.mark(), Offset { id: at(7), early: 3 });
-        assert!(delivered.gap() > at(9), "not even who has all until then knows");
+        let void = at(9).after();
+        assert_eq!(
+            delivered.gap(),
+            Gap { up_to: void, void },
+            "not even who has all until then knows"
+        );
         // a client that has got 9 does not have the 17th message, though it has "more than 7"
         delivered.ahead(&"n".into(), 17);
         delivered.entry(at(12).into(), None);
         assert!(delivered.past(at(9), "/").is_none());
         assert!(delivered.past(at(12), "/").is_some());
+        delivered.restart(at(12), 0);
+        assert_eq!(delivered.gap(), Gap { up_to: at(12), void });
     }
 }

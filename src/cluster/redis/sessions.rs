@@ -22,9 +22,6 @@ use crate::cluster::session::{self, LetGo, Record, Unavailable, Written};
 use crate::cluster::wire::{self, CallIn, session_keys};
 use crate::engine::packet::Str;
 
-/// What the keys begin with (Node: `sessionKeyPrefix`).
-const PREFIX: &str = "sio:session:";
-
 /// How long an owner may take to let go of a socket. One that is stopped or cut off never answers.
 const CALL_TIMEOUT: Duration = Duration::from_millis(400);
 /// How long Redis may be silent while a client waits for its session.
@@ -50,6 +47,7 @@ pub(super) const STORE: &str = r"
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
 redis.call('HSET', KEYS[2], 'generation', ARGV[1], 'owner', ARGV[2])
 redis.call('HSET', KEYS[2], 'digest', redis.sha1hex(ARGV[3]))
+redis.call('HDEL', KEYS[2], 'claim')
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return 1
 ";
@@ -64,22 +62,29 @@ redis.call('HDEL', KEYS[2], 'digest')
 return 1
 ";
 
-/// `ARGV`: generation and owner as they were read, the new owner, and the digest as it was read, or `*`.
+/// `ARGV`: generation and owner as they were read, the new owner, the digest as it was read, or `*`, and what the
+/// client claims. Of several claims since the value was written the first stays.
 pub(super) const TAKE: &str = r"
-local held = redis.call('HMGET', KEYS[2], 'generation', 'owner', 'digest')
+local held = redis.call('HMGET', KEYS[2], 'generation', 'owner', 'digest', 'claim')
 if (held[1] or '0') ~= ARGV[1] or (held[2] or '') ~= ARGV[2] then return 0 end
 if ARGV[4] ~= '*' and (held[3] or '') ~= ARGV[4] then return 0 end
 local value = redis.call('GET', KEYS[1])
 if not value then return 1 end
 redis.call('HSET', KEYS[2], 'generation', tonumber(ARGV[1]) + 1, 'owner', ARGV[3])
 redis.call('HSET', KEYS[2], 'digest', redis.sha1hex(value))
+if not held[4] then redis.call('HSET', KEYS[2], 'claim', ARGV[5]) end
 local left = redis.call('PTTL', KEYS[1])
 if left > 0 then redis.call('PEXPIRE', KEYS[2], left) end
 return 1
 ";
 
+/// What is read of the owner.
+const FIELDS: [&str; 4] = ["generation", "owner", "digest", "claim"];
+
 /// What the store of one node holds.
 pub(super) struct Sessions {
+    /// What the keys begin with.
+    prefix: String,
     /// The connections of the epoch, if there is one.
     link: Arc<Watched<Option<SharedLink>>>,
     /// Calls that wait for the owner's answer, by their id.
@@ -88,14 +93,12 @@ pub(super) struct Sessions {
     answers: AtomicU64,
 }
 
-impl Default for Sessions {
-    fn default() -> Self {
-        let link = Arc::new(Watched::new(None));
-        Self { link, calls: Mutex::default(), answers: AtomicU64::new(0) }
-    }
-}
-
 impl Sessions {
+    pub(super) fn new(prefix: String) -> Self {
+        let link = Arc::new(Watched::new(None));
+        Self { prefix, link, calls: Mutex::default(), answers: AtomicU64::new(0) }
+    }
+
     pub(super) fn set_link(&self, link: Option<SharedLink>) {
         self.link.set(link);
     }
@@ -146,7 +149,7 @@ async fn script(
     pid: &str,
     arguments: Vec<String>,
 ) -> Result<Written, Unavailable> {
-    let (value, owner) = session_keys(PREFIX, pid);
+    let (value, owner) = session_keys(&sessions.prefix, pid);
     let command = async {
         let writer = link.writer_of(&value)?;
         let done = writer.eval(script, vec![value.clone(), owner], arguments);
@@ -168,11 +171,11 @@ async fn load(
     link: SharedLink,
     pid: String,
 ) -> Result<Option<Record>, Unavailable> {
-    let (value, owner) = session_keys(PREFIX, &pid);
+    let (value, owner) = session_keys(&sessions.prefix, &pid);
     let command = async {
         let writer = link.writer_of(&value)?;
         // in this order: a value that is newer than its digest is not taken
-        let held = writer.ask(writer.hmget(&owner, &["generation", "owner", "digest"])).await?;
+        let held = writer.ask(writer.hmget(&owner, &FIELDS)).await?;
         let stored = writer.ask(writer.get(&value)).await?;
         Ok((stored, held))
     };
@@ -190,7 +193,9 @@ async fn load(
     let generation = held.next().flatten().and_then(|number| number.parse().ok());
     let owner = held.next().flatten().unwrap_or_default();
     let stamp = Some(held.next().flatten().unwrap_or_default().into());
-    Ok(Some(Record { generation: generation.unwrap_or(0), owner: owner.into(), stamp, ..record }))
+    let taken = held.next().flatten().map(Into::into);
+    let generation = generation.unwrap_or(0);
+    Ok(Some(Record { generation, owner: owner.into(), stamp, taken, ..record }))
 }
 
 impl session::Sessions for RedisLog {
@@ -207,12 +212,13 @@ impl session::Sessions for RedisLog {
         &self,
         record: &Record,
         owner: &Str,
+        claim: Str,
     ) -> BoxFuture<'static, Result<Written, Unavailable>> {
         let shared = self.shared.clone();
         let pid = record.pid.clone();
         let stamp = record.stamp.as_ref().map_or("*", Str::as_str).to_owned();
         let (generation, before) = (record.generation.to_string(), record.owner.to_string());
-        let arguments = vec![generation, before, owner.to_string(), stamp];
+        let arguments = vec![generation, before, owner.to_string(), stamp, claim.to_string()];
         async move {
             let link = shared.sessions.link().await?;
             script(&shared.sessions, &link, TAKE.to_owned(), &pid, arguments).await

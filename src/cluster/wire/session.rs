@@ -47,10 +47,15 @@ struct Own {
     #[serde(default)]
     is_last: bool,
     sent: Option<(String, Vec<String>)>,
-    early: Vec<(String, String, u64, u64)>,
+    early: Vec<StoredEarly>,
     leftover: Option<String>,
     by: String,
+    #[serde(default)]
+    generation: Option<u64>,
 }
+
+/// Node, behind which entry, from which number to which. The entry is two for a range that was made of several.
+type StoredEarly = (String, String, u64, u64);
 
 /// The value to store.
 ///
@@ -77,10 +82,11 @@ pub(crate) fn encode_session(record: &Record) -> Result<String, EmitError> {
         early: record
             .early
             .iter()
-            .map(|early| (early.node.to_string(), id(&early.after), early.from, early.to))
+            .map(|early| (early.node.to_string(), behind(early), early.from, early.to))
             .collect(),
         leftover: record.leftover.as_ref().map(ToString::to_string),
         by: record.by.to_string(),
+        generation: Some(record.written.unwrap_or(record.generation)),
     };
     let joined = record.rooms.iter().filter(|span| span.until.is_none());
     let rooms = std::iter::once(&record.sid).chain(joined.map(|span| &span.room));
@@ -93,6 +99,14 @@ pub(crate) fn encode_session(record: &Record) -> Result<String, EmitError> {
         quicket: super::to_json(&own),
     };
     Ok(entry::BASE64.encode(to_msgpack(&stored)?))
+}
+
+/// Where a range stands.
+fn behind(early: &Early) -> String {
+    match early.is_coarse() {
+        true => format!("{}..{}", early.since, early.after),
+        false => early.after.to_string(),
+    }
 }
 
 const RULE: Malformed = Malformed("a session is not complete");
@@ -132,6 +146,8 @@ pub(crate) fn decode_session(stored: &[u8]) -> Result<Record, Malformed> {
         early: Vec::new(),
         leftover: None,
         by: Str::default(),
+        written: None,
+        taken: None,
         owner: Str::default(),
         generation: 0,
         stamp: None,
@@ -151,8 +167,11 @@ fn own_part(record: Record, own: Own) -> Result<Record, Malformed> {
         let ids: Result<VecDeque<_>, _> = ids.iter().map(|id| id.parse()).collect();
         Ok::<_, Malformed>(Sent { behind: behind.parse()?, ids: ids? })
     };
-    let early = |(node, after, from, to): (String, String, u64, u64)| {
-        Ok::<_, Malformed>(Early { node: node.into(), after: after.parse()?, from, to })
+    let early = |(node, behind, from, to): StoredEarly| {
+        let (since, after) = behind.split_once("..").unwrap_or((&behind, &behind));
+        let (since, after): (StreamId, StreamId) = (since.parse()?, after.parse()?);
+        let early = Early { node: node.into(), since, after, from, to };
+        if since <= after { Ok(early) } else { Err(RULE) }
     };
     Ok(Record {
         nsp: own.nsp.into(),
@@ -166,6 +185,7 @@ fn own_part(record: Record, own: Own) -> Result<Record, Malformed> {
         early: own.early.into_iter().map(early).collect::<Result<_, _>>()?,
         leftover: own.leftover.map(|offset| offset.parse()).transpose()?,
         by: own.by.into(),
+        written: own.generation,
         ..record
     })
 }

@@ -350,6 +350,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting!("redis-channel-prefix", redis.channel_prefix, TEXT, "channelPrefix",
         "Begins the names of the pub/sub channels."
     ),
+    setting!("redis-session-prefix", redis.session_prefix, TEXT, "sessionKeyPrefix",
+        "Begins the names of the keys of sessions, which recovery keeps."
+    ),
     setting!("redis-sharded-pubsub", redis.sharded_pubsub, SWITCH, "useShardedPubSub",
         "Use sharded pub/sub (Redis 7 or newer); the same on all nodes."
     ),

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::cluster::history::Gap;
 use crate::cluster::message::Flags;
+
+mod early;
 
 const BOUNDS: Bounds = Bounds { events: 100, bytes: 10_000 };
 
@@ -44,6 +47,8 @@ fn record_of(track: &Track, at: u64) -> Record {
         forgotten: StreamId::default(),
         is_last: false,
         by: "n".into(),
+        written: None,
+        taken: None,
         owner: "n".into(),
         generation: 1,
         stamp: None,
@@ -258,50 +263,6 @@ fn what_was_missed_is_bounded() {
 }
 
 #[test]
-fn what_was_had_ahead_of_the_log_is_not_sent_again() {
-    let track = Track::new(id(5));
-    let mut record = record_of(&track, 9);
-    // three own messages of node a were delivered when its log stood at 9; Redis has them as 10, 12, 13
-    record.early = vec![Early { node: "a".into(), after: id(9), from: 1, to: 3 }];
-    record.at = Some("9-0~3".parse().unwrap());
-    let log = [
-        by(event(10, to(&[])), "a", 1),
-        event(11, to(&[])),
-        by(event(12, to(&[])), "a", 2),
-        by(event(13, to(&[])), "a", 3),
-        by(event(14, to(&[])), "b", 3),
-    ];
-    let claim = |text: &str| Claim::Offset(text.parse().unwrap());
-    assert_eq!(events(&record, claim("9-0"), &log), Ok(vec![10, 11, 12, 13, 14]));
-    assert_eq!(events(&record, claim("9-0~2"), &log), Ok(vec![11, 13, 14]));
-    assert_eq!(
-        events(&record, claim("11-0"), &log),
-        Ok(vec![14]),
-        "all that came before 11 it has"
-    );
-}
-
-#[test]
-fn what_was_had_ahead_of_the_log_from_a_node_that_cannot_be_asked_is_not_guessed() {
-    // written before the node was cut off
-    let mut record = record_of(&Track::new(id(5)), 8);
-    let log = [by(event(10, to(&[])), "a", 1), event(11, to(&[]))];
-    let claim = |text: &str| Claim::Offset(text.parse().unwrap());
-    assert_eq!(events(&record, claim("9-0~1"), &log), Err(NotRecovered::Offset));
-    assert_eq!(events(&record, claim("9-0"), &log), Ok(vec![10, 11]), "nothing ahead of it");
-    assert_eq!(events(&record, claim("11-0"), &log), Ok(vec![]), "the log has shown it since");
-    // the client had entered when all of it was delivered: nothing of it is the client's
-    record.at = Some("9-0~1".parse().unwrap());
-    assert_eq!(events(&record, claim("9-0~1"), &log), Ok(vec![10, 11]));
-    // and comes to another node before it has got anything
-    let mut replay = Replay::new(&record, claim("9-0~1"), (id(0), id(9).into()), BOUNDS).unwrap();
-    assert_eq!(replay.passed(), id(9));
-    assert!(replay.step(&event(10, to(&["x"])), Codec::Json).unwrap().is_none());
-    let (track, _) = replay.into_track();
-    assert_eq!(events(&record_of(&track, 9), claim("9-0~1"), &log), Ok(vec![10, 11]));
-}
-
-#[test]
 fn a_session_of_node_is_restored_from_the_client_s_offset() {
     let mut record = record_of(&Track::new(id(0)), 0);
     record.at = None;
@@ -358,7 +319,14 @@ fn what_its_node_has_missed_a_client_has_not_got_either() {
     track.sent(id(10));
     let with = |track: &Track, gap, claim, oldest| {
         let mut record = record_of(track, 30);
-        track.record(&mut record, Place { at: id(30).into(), gap: id(gap), ..Place::default() });
+        track.record(
+            &mut record,
+            Place {
+                at: id(30).into(),
+                gap: Gap { up_to: id(gap), ..Gap::default() },
+                ..Place::default()
+            },
+        );
         let replay = Replay::new(&record, claim, (id(oldest), id(950).into()), BOUNDS);
         replay.map(|replay| replay.from)
     };
@@ -504,59 +472,4 @@ fn an_offset_that_is_left_over_from_an_earlier_session_says_nothing_of_this_one(
     let mut track = Track::new(id(9));
     track.left_over(Some(id(9).into()));
     assert_eq!(events(&record_of(&track, 9), claim("9-0"), &log), Ok(vec![11]));
-}
-
-#[test]
-fn numbers_of_two_nodes_are_not_taken_for_each_other() {
-    let early = |from, to| Early { node: "b".into(), after: id(9), from, to };
-    let log = [by(event(10, to(&[])), "b", 3), event(11, to(&[]))];
-    let claim = Claim::Offset("9-0~17".parse().unwrap());
-    let came = Early { node: "".into(), after: id(9), from: 17, to: 17 };
-    // The client has got the 17th message of a, moved to b, and missed the third of b.
-    let mut record = record_of(&Track::new(id(5)), 9);
-    record.early = vec![came.clone(), early(3, 5)];
-    assert_eq!(events(&record, claim, &log), Ok(vec![10, 11]));
-    // b has a 17th itself
-    record.early = vec![came, early(3, 17)];
-    assert_eq!(events(&record, claim, &log), Err(NotRecovered::Offset));
-}
-
-#[test]
-fn a_node_that_died_before_it_said_where_the_client_stood_is_not_guessed_for() {
-    let log = [event(10, to(&[])), by(event(11, to(&[])), "a", 18)];
-    let mut record = record_of(&Track::new(id(5)), 9);
-    record.at = Some("9-0~20".parse().unwrap());
-    record.early = vec![Early { node: "a".into(), after: id(9), from: 15, to: 20 }];
-    let claim = Claim::Offset(id(10).into());
-    assert_eq!(events(&record, claim, &log), Ok(vec![]), "got on the node that wrote it");
-    // b has taken the session, and sent the client 10
-    record.owner = "b".into();
-    assert_eq!(events(&record, claim, &log), Err(NotRecovered::Offset));
-    record.early.clear();
-    assert_eq!(events(&record, claim, &log), Ok(vec![11]));
-}
-
-#[test]
-fn what_another_connection_of_the_client_was_sent_ahead_of_the_log_is_not_guessed() {
-    let log = [by(event(10, to(&[])), "n", 17), event(12, to(&[]))];
-    let claim = |text: &str| Claim::Offset(text.parse().unwrap());
-    // The client got the 17th message of n ahead of the log. Then an older attempt of its own, which it had
-    // given up, took the session, at 9, with the 20th as the last that n had delivered.
-    let mut track = Track::new(id(5));
-    track.enter(20);
-    track.goes_on("9-0~20".parse().unwrap());
-    track.sent(id(10));
-    track.sent(id(12));
-    let record = record_of(&track, 12);
-    assert_eq!(events(&record, claim("8-0~17"), &log), Err(NotRecovered::Offset));
-    assert_eq!(events(&record, claim("9-0~20"), &log), Err(NotRecovered::Offset));
-    // what it gets from there on says so, and what it got before from the log alone does, too
-    assert_eq!(events(&record, claim("9-0~21"), &log), Ok(vec![10, 12]));
-    assert_eq!(events(&record, claim("8-0"), &log), Ok(vec![10, 12]));
-    assert_eq!(events(&record, claim("10-0"), &log), Ok(vec![12]));
-    // an offset that it came with has been looked into
-    let came = Early { node: "".into(), after: id(8), from: 17, to: 17 };
-    let mut record = record_of(&track, 12);
-    record.early.push(came);
-    assert_eq!(events(&record, claim("8-0~17"), &log), Ok(vec![10, 12]));
 }

@@ -205,7 +205,9 @@ impl Data {
             }
             allowed
         } else if script == TAKE {
-            let [generation, name, taker, stamp] = arguments else { return Err(unreadable()) };
+            let [generation, name, taker, stamp, claim] = arguments else {
+                return Err(unreadable());
+            };
             let held = self.hash(owner, "generation").unwrap_or_else(|| "0".to_owned());
             let digest = self.hash(owner, "digest").unwrap_or_default();
             let allowed = held == *generation
@@ -217,7 +219,11 @@ impl Data {
             {
                 let next = generation.parse::<u64>().map_err(|_| unreadable())? + 1;
                 let body = String::from_utf8_lossy(&body).into_owned();
+                let claim = self.hash(owner, "claim").unwrap_or_else(|| claim.clone());
                 self.own(owner, next.to_string(), taker, Some(&body), until);
+                if let Some((fields, _)) = self.hashes.get_mut(owner) {
+                    fields.insert("claim".to_owned(), claim);
+                }
             }
             allowed
         } else {

@@ -64,6 +64,8 @@ fn record(log: &Arc<dyn Log>, room: &str) -> Record {
         forgotten: StreamId::default(),
         is_last: false,
         by: log.name().clone(),
+        written: None,
+        taken: None,
         owner: log.name().clone(),
         generation: 1,
         stamp: None,
@@ -79,11 +81,25 @@ async fn a_record_that_was_written_since_is_not_taken() {
     assert_eq!(store("a").await, Ok(Written::Done));
     let old = other.sessions().load("p").await.unwrap().unwrap();
     assert_eq!(store("b").await, Ok(Written::Done));
-    assert_eq!(other.sessions().take(&old, other.name()).await, Ok(Written::Fenced));
+    assert_eq!(other.sessions().take(&old, other.name(), "5-0".into()).await, Ok(Written::Fenced));
     let new = other.sessions().load("p").await.unwrap().unwrap();
     assert_eq!(*new.rooms[0].room, *"b");
-    assert_eq!(other.sessions().take(&new, other.name()).await, Ok(Written::Done));
+    assert_eq!(other.sessions().take(&new, other.name(), "5-0".into()).await, Ok(Written::Done));
     assert_eq!(store("c").await, Ok(Written::Fenced), "it is the other's now");
+    // what the client had when it was first taken since it was written
+    let taken = owner.sessions().load("p").await.unwrap().unwrap();
+    assert_eq!(
+        (taken.taken.as_deref(), taken.written, taken.generation),
+        (Some("5-0"), Some(1), 2)
+    );
+    assert_eq!(owner.sessions().take(&taken, owner.name(), "7-0".into()).await, Ok(Written::Done));
+    let again = other.sessions().load("p").await.unwrap().unwrap();
+    assert_eq!((again.taken.as_deref(), again.generation), (Some("5-0"), 3));
+    assert_eq!(
+        owner.sessions().store(Record { generation: 3, ..record(&owner, "c") }, TTL).await,
+        Ok(Written::Done)
+    );
+    assert_eq!(other.sessions().load("p").await.unwrap().unwrap().taken, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,13 +109,13 @@ async fn who_does_not_know_that_a_session_ended_does_not_bring_it_back() {
     let (_other_bus, _other_replica, new) = node(&redis, "new").await;
     assert_eq!(old.sessions().store(record(&old, "a"), TTL).await, Ok(Written::Done));
     let loaded = new.sessions().load("p").await.unwrap().unwrap();
-    assert_eq!(new.sessions().take(&loaded, new.name()).await, Ok(Written::Done));
+    assert_eq!(new.sessions().take(&loaded, new.name(), "5-0".into()).await, Ok(Written::Done));
     let taken = Record { generation: 2, ..record(&new, "a") };
     assert_eq!(new.sessions().remove(taken.clone(), TTL).await, Ok(Written::Done));
     assert_eq!(old.sessions().store(record(&old, "a"), TTL).await, Ok(Written::Fenced));
     assert_eq!(new.sessions().store(taken, TTL).await, Ok(Written::Fenced));
     assert_eq!(old.sessions().load("p").await, Ok(None));
-    assert_eq!(old.sessions().take(&loaded, old.name()).await, Ok(Written::Fenced));
+    assert_eq!(old.sessions().take(&loaded, old.name(), "5-0".into()).await, Ok(Written::Fenced));
     tokio::time::sleep(TTL).await;
     let later = old.sessions().store(record(&old, "a"), TTL).await;
     assert_eq!(later, Ok(Written::Done), "nothing is kept for ever");
