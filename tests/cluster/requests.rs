@@ -359,4 +359,6 @@ async fn a_redis_that_stores_nothing_is_asked_all_the_same() {
     let epochs = node.metric("bus_reconnects_total");
     assert_eq!(node.server.of("/new").server_count().await, Some(1));
     assert_eq!(node.metric("bus_reconnects_total"), epochs, "the connections are good");
+    let late = TestServer::start(at(redis.url()), |_| {}).await;
+    assert_eq!(late.server.of("/new").server_count().await, Some(2));
 }

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use fred::error::{Error, ErrorKind};
 use fred::types::config::{
-    Config as ClientConfig, Server, ServerConfig, TlsConfig, TlsConnector, TlsHostMapping,
+    Config as ClientConfig, CredentialProvider, Server, ServerConfig, TlsConfig, TlsConnector,
+    TlsHostMapping,
 };
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
@@ -71,7 +74,7 @@ impl Access {
         let mut client = self.client.clone();
         client.server = ServerConfig::Centralized { server };
         client.tls = self.tls.as_ref().map(|tls| tls.lock().clone());
-        client
+        without_ping(client)
     }
 
     /// For a Sentinel, which has credentials of its own.
@@ -82,7 +85,35 @@ impl Access {
             client.username = username.clone();
             client.password = password.clone();
         }
-        client
+        without_ping(client)
+    }
+}
+
+/// Without a password fred begins a connection with PING, which a Redis that stores nothing refuses (`MISCONF`). It is
+/// asked all the same: nodes have to be able to start then. Where there is a password fred sends that.
+fn without_ping(mut client: ClientConfig) -> ClientConfig {
+    let nobody = client.password.is_none().then(|| Arc::new(Nobody) as Arc<dyn CredentialProvider>);
+    client.credential_provider = nobody;
+    client
+}
+
+/// Who needs no credentials.
+#[derive(Debug)]
+struct Nobody;
+
+type Credentials = (Option<String>, Option<String>);
+
+impl CredentialProvider for Nobody {
+    fn fetch<'a, 'b, 'c>(
+        &'a self,
+        _server: Option<&'b Server>,
+    ) -> BoxFuture<'c, Result<Credentials, Error>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        std::future::ready(Ok((None, None))).boxed()
     }
 }
 
