@@ -302,10 +302,15 @@ impl Core {
         }
         match &self.protocol {
             Protocol::SocketIo(socketio) if socketio.is_degraded() => {
-                (http::StatusCode::OK, "degraded: no connection to Redis\n")
+                (http::StatusCode::OK, "degraded: Redis is away, slow, or refuses\n")
             }
             _ => (http::StatusCode::OK, "ok\n"),
         }
+    }
+
+    /// From now on probes are told so.
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_ready(&self) -> bool {

@@ -29,7 +29,6 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use axum::Router;
@@ -292,12 +291,14 @@ macro_rules! running {
             /// The peer's address is known if the application is served with
             /// `into_make_service_with_connect_info::<SocketAddr>()`.
             pub fn router(&self) -> Router {
+                // the listener is the application's, as is what it waits for before it listens
+                self.0.core.set_ready();
                 self.0.router()
             }
 
-            /// `/healthz` (the process runs), `/readyz` (its listeners are bound), `/acceptz` (new
-            /// sessions are welcome) and `/metrics` (OpenMetrics; what has to be counted for it is, once a
-            /// second at most).
+            /// `/healthz` (the process runs), `/readyz` (its listeners are bound, or an application with a
+            /// listener of its own has taken [`Self::router`]), `/acceptz` (new sessions are welcome) and
+            /// `/metrics` (OpenMetrics; what has to be counted for it is, once a second at most).
             pub fn admin_router(&self) -> Router {
                 self.0.admin_router(false)
             }
@@ -489,7 +490,7 @@ impl Running {
         if let Some(percent) = core.config.shed {
             tokio::spawn(shed::run(core.clone(), percent));
         }
-        core.ready.store(true, Ordering::Release);
+        core.set_ready();
         core.stopped().await;
         let left = core.close().await;
         if let Some(quic) = &bound.quic {

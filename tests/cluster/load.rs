@@ -207,7 +207,7 @@ pub(crate) async fn more_published(server: &TestServer, count: i64) {
 }
 
 pub(crate) async fn is_degraded(server: &TestServer) {
-    let degraded = (200, "degraded: no connection to Redis\n".to_owned());
+    let degraded = (200, "degraded: Redis is away, slow, or refuses\n".to_owned());
     until("to be degraded", async || probe(server, "/readyz").await == degraded).await;
     assert_eq!(probe(server, "/healthz").await, (200, "ok\n".to_owned()));
 }

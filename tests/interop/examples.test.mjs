@@ -65,7 +65,7 @@ describe("examples/embed", () => {
     const server = await startExample("embed");
     const text = async (path) => (await fetch(server.url + path)).text();
     assert.equal(await text("/hello"), "the application's own route\n");
-    assert.equal(await text("/internal/healthz"), "ok\n");
+    for (const probe of ["healthz", "readyz", "acceptz"]) assert.equal(await text(`/internal/${probe}`), "ok\n", probe);
     assert.match(await text("/internal/metrics"), /^# /);
     const { port, certificateHashes } = JSON.parse(await text("/webtransport.json"));
     assert.equal(port, server.port);

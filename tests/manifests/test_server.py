@@ -18,7 +18,7 @@ each_overlay = pytest.mark.parametrize("overlay", [Overlay(name) for name in OVE
 
 # How long the server takes beside SHUTDOWN_GRACE: publishing what waits, the last answers, QUIC's goodbye
 # (docs/operating.md).
-BESIDE_GRACE = 5
+BESIDE_GRACE = 8
 
 
 @each_overlay
