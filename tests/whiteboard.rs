@@ -285,28 +285,32 @@ async fn a_board_that_is_full_stays_within_its_bound_and_keeps_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_are_so_many_boards_and_the_one_left_longest_ago_goes() {
-    let redis = Redis::start().await;
-    let node = Node::start(&redis.url()).await;
-    let list = "socket.io:whiteboard:boards";
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    for at in 0..MAX_STORED as u64 {
-        let (score, name) = ((now - 5_000 + at).to_string(), format!("b{at}"));
-        redis.call(&["ZADD", list, &score, &name]).await;
-    }
-    for at in 0..2 {
-        let key = format!("socket.io:whiteboard:{{b{at}}}");
-        redis.call(&["HSET", &key, "epoch", "e"]).await;
-    }
-    node.enter("one-more", "anna").await.draw("1", 0, &[1, 2]).await;
-    within("the oldest to go", async {
-        while redis.call(&["EXISTS", "socket.io:whiteboard:{b0}"]).await == Reply::Integer(1) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+async fn there_are_so_many_boards_and_those_left_longest_ago_go() {
+    // how many there are, of how many KiB, and how many go: 160 MiB may stay
+    for (many, kib, gone) in [(MAX_STORED as u64, 0, 1), (300, 700, 66)] {
+        let redis = Redis::start().await;
+        let node = Node::start(&redis.url()).await;
+        let list = "socket.io:whiteboard:boards";
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        for at in 0..many {
+            let (score, name) = ((1_024 * (now - 5_000 + at) + kib).to_string(), format!("b{at}"));
+            redis.call(&["ZADD", list, &score, &name]).await;
         }
-    })
-    .await;
-    assert_eq!(redis.call(&["EXISTS", "socket.io:whiteboard:{b1}"]).await, Reply::Integer(1));
-    assert_eq!(redis.call(&["ZCARD", list]).await, Reply::Integer(MAX_STORED as i64));
+        let key = |at: u64| format!("socket.io:whiteboard:{{b{at}}}");
+        for at in [gone - 1, gone] {
+            redis.call(&["HSET", &key(at), "epoch", "e"]).await;
+        }
+        node.enter("one-more", "anna").await.draw("1", 0, &[1, 2]).await;
+        within("the oldest to go", async {
+            while redis.call(&["EXISTS", &key(gone - 1)]).await == Reply::Integer(1) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        assert_eq!(redis.call(&["EXISTS", &key(gone)]).await, Reply::Integer(1));
+        let left = Reply::Integer((many - gone + 1) as i64);
+        assert_eq!(redis.call(&["ZCARD", list]).await, left);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -412,7 +416,7 @@ async fn an_acl_user_with_what_the_docs_say_for_boards() {
     let url = format!("redis://quicket:password@127.0.0.1:{}", redis.port);
     let node = Node::start(&url).await;
     let list = "socket.io:whiteboard:boards";
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs().to_string();
+    let now = (1_024 * std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).to_string();
     for at in 0..MAX_STORED {
         redis.call(&["ZADD", list, &now, &format!("a{at}")]).await;
     }

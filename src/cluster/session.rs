@@ -56,6 +56,8 @@ pub(crate) struct Record {
     /// With this offset the client came when the session was new. It is from an earlier one (official clients
     /// keep it), and behind the start of this one: the node that began it was behind another.
     pub(crate) leftover: Option<Offset>,
+    /// The same, of an offset that nothing in this session has: a client that shows it has got nothing here.
+    pub(crate) unsent: Option<Offset>,
     /// The node that wrote this; as [`Self::owner`], which may have taken it since without saying more.
     pub(crate) by: Str,
     /// The generation in which it did; `None` if it does not say, or if this comes from the owner itself.
@@ -73,12 +75,16 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Has the session been taken since this was written, be it by the same node? Then the client may have got
-    /// something of which this says nothing, unless it has still what it had.
+    /// Has the session been taken since this was written, be it by the same node?
+    pub(crate) fn is_taken(&self) -> bool {
+        self.by != self.owner || self.written.is_some_and(|written| written != self.generation)
+    }
+
+    /// The same, and the client may have got something since of which this says nothing: it has no longer what it
+    /// had then, or something ahead of the log, whose number another node may give as well.
     pub(crate) fn is_old(&self, offset: Offset) -> bool {
-        let is_taken = self.written.is_some_and(|written| written != self.generation);
         let has_the_same = self.taken.as_ref().is_some_and(|taken| **taken == *offset.to_string());
-        (is_taken || self.by != self.owner) && !has_the_same
+        self.is_taken() && !(has_the_same && offset.early == 0)
     }
 }
 

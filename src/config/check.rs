@@ -302,6 +302,9 @@ impl Config {
             "redis-local-deadline",
             || format!("from 1ms to {}", show_duration(&MAX_WAIT)),
         );
+        found.unless(!redis.session_prefix.contains(['{', '}']), "redis-session-prefix", || {
+            "without braces, by which Redis Cluster would choose other servers".to_owned()
+        });
         found.unless(redis.cert.is_some() || redis.key.is_none(), "redis-cert", || {
             "set together with redis-key".to_owned()
         });

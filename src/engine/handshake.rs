@@ -204,9 +204,21 @@ pub(crate) fn parse_query(query: &str) -> Result<Vec<(String, String)>, Handshak
     if query.bytes().filter(|byte| *byte == b'&').count() >= MAX_PARAMETERS {
         return Err(HandshakeError::BadRequest);
     }
-    let mut query: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    // The queries of official clients have nothing to be decoded, and each poll has one.
+    let mut query: Vec<_> = match query.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        true => form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
+        false => plain(query).collect(),
+    };
     query.shrink_to_fit();
     Ok(query)
+}
+
+fn plain(query: &str) -> impl Iterator<Item = (String, String)> {
+    let parts = query.split('&').filter(|part| !part.is_empty());
+    parts.map(|part| {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        (name.to_owned(), value.to_owned())
+    })
 }
 
 /// The OPEN packet's JSON, keys in Node's order (engine.io socket.ts `onOpen`).
@@ -257,6 +269,8 @@ impl FirstPacket {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -320,6 +334,25 @@ mod tests {
         assert_eq!(handshake.query("t"), Some("a b"));
         assert_eq!(handshake.query("j"), None);
         assert_eq!(handshake.path(), "/socket.io/");
+    }
+
+    proptest! {
+        #[test]
+        fn queries_without_anything_to_decode_are_read_as_the_others(query in "[aé=&;/%+]{0,20}") {
+            let decoded: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+            prop_assert_eq!(parse_query(&query).unwrap(), decoded);
+            let query = query.replace(['%', '+'], "");
+            let decoded: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+            prop_assert_eq!(parse_query(&query).unwrap(), decoded);
+        }
+    }
+
+    #[test]
+    fn a_sid_is_made_of_its_alphabet() {
+        for byte in 0..128 {
+            let text = String::from_utf8(vec![byte; Sid::LEN]).unwrap();
+            assert_eq!(Sid::parse(&text).is_some(), Sid::ALPHABET.contains(&byte), "{text:?}");
+        }
     }
 
     #[test]

@@ -53,7 +53,9 @@ impl Sid {
     /// Reads a sid as a client sent it. `None` for anything that cannot be one.
     pub fn parse(text: &str) -> Option<Self> {
         let chars: [u8; Self::LEN] = text.as_bytes().try_into().ok()?;
-        chars.iter().all(|c| Self::ALPHABET.contains(c)).then_some(Self(chars))
+        // (to look each up in the alphabet took a fifteenth of a poll)
+        let is_of_it = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+        chars.iter().all(is_of_it).then_some(Self(chars))
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8; Self::LEN] {

@@ -18,6 +18,12 @@ use crate::cluster::message::Message;
 use crate::cluster::wire::{Entry, decode_session, session_keys};
 use crate::socketio::packet::Codec;
 
+/// How long a node may take until what it has taken is written: a pass of the keeper.
+const UNWRITTEN: Duration = Duration::from_millis(1_500);
+
+/// How long a node may wait until it connects to Redis again.
+const AGAIN: Duration = Duration::from_secs(3);
+
 /// An entry of the log.
 pub(super) struct Logged {
     pub(super) id: StreamId,
@@ -168,9 +174,17 @@ impl<'a> Oracle<'a> {
         // one that hangs itself cannot ask the store
         let hung =
             self.troubles(refused.lost, refused.at).any(|one| one.node == Some(refused.node));
+        // One that goes moments after it has taken a session has not written what it knows of it, nor has one that was
+        // only waiting to be connected again.
+        let entered = self.outcome.trace.entered.iter().filter(|one| one.pid == life.pid);
+        let unwritten = entered.into_iter().any(|one| {
+            let until = (one.at + UNWRITTEN).min(refused.at);
+            self.troubles(one.at - AGAIN, until).any(|trouble| trouble.node == Some(one.node))
+        });
         let away = refused.at - refused.lost;
         let explained = redis
             || hung
+            || unwritten
             || put_out
             || refused.other_user
             || !plan.is_roomy()

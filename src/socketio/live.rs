@@ -168,6 +168,7 @@ impl Socket {
             sent: None,
             early: Vec::new(),
             leftover: None,
+            unsent: None,
             by: log.name().clone(),
             written: None,
             taken: None,

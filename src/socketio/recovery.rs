@@ -32,7 +32,7 @@ const SENT: usize = 8;
 const EARLY: usize = 16;
 
 /// The same of nodes that it was on before: who moves more often while Redis is slow is not recovered.
-const INHERITED: usize = 64;
+const INHERITED: usize = 256;
 
 /// Stays in rooms that are over, and remembered in case events for them were lost on the way.
 const ENDED_SPANS: usize = 32;
@@ -53,6 +53,8 @@ pub(super) struct Track {
     inherited: Vec<Early>,
     /// See [`Record::leftover`].
     leftover: Option<Offset>,
+    /// See [`Record::unsent`].
+    unsent: Option<Offset>,
 }
 
 impl Track {
@@ -68,6 +70,7 @@ impl Track {
             since: None,
             inherited: Vec::new(),
             leftover: None,
+            unsent: None,
         }
     }
 
@@ -93,6 +96,11 @@ impl Track {
 
     pub(super) fn leftover(&self) -> Option<Offset> {
         self.leftover
+    }
+
+    /// The same, of an offset that nothing in the session will have.
+    pub(super) fn unsent(&mut self, offset: Option<Offset>) {
+        self.unsent = offset;
     }
 
     pub(super) fn join(&mut self, rooms: &[Str], at: StreamId) {
@@ -144,7 +152,7 @@ impl Track {
             record.forgotten = record.forgotten.max(gap.void);
         }
         record.sent = Some(sent);
-        record.leftover = self.leftover;
+        (record.leftover, record.unsent) = (self.leftover, self.unsent);
         let mut own = early;
         own.retain_mut(|early| {
             early.from = early.from.max(self.entered + 1);
@@ -403,6 +411,7 @@ impl Replay {
             since: None,
             inherited: self.received,
             leftover: None,
+            unsent: None,
         };
         (track, rooms)
     }
@@ -420,7 +429,8 @@ fn received(record: &Record, offset: Offset, from: StreamId) -> Result<Vec<Early
     let came_with_it = offset.early > 0 && record.early.contains(&claim);
     // the node that has taken the session since has not said what the client got there
     let is_old = record.is_old(offset);
-    if is_old && record.at.is_some_and(|at| at.id < id) {
+    // (what a node sends beside the log has the offset of what came before it)
+    if is_old && record.at.is_some_and(|at| at.id <= id) {
         return Err(NotRecovered::Offset);
     }
     // the log had shown all of them, and nothing of before is sent again
@@ -482,6 +492,7 @@ fn begin(
         Claim::Offset(offset) if offset.id > head.id => return Err(NotRecovered::Offset),
         // The client got nothing in this session: the offset is left over from an earlier one.
         Claim::Offset(offset) if offset.id < record.start => None,
+        Claim::Offset(offset) if record.unsent == Some(offset) => None,
         // It may be left over, and what the client got in this session may be up to there as well.
         Claim::Offset(offset) if record.leftover == Some(offset) => {
             return Err(NotRecovered::Offset);
@@ -489,10 +500,12 @@ fn begin(
         Claim::Offset(offset) => Some(offset),
         Claim::Nothing => None,
         Claim::Unreadable => {
-            // nobody knows what it has got, unless it cannot have got anything
+            // Nobody knows what it has got, unless it cannot have got anything. (What it was sent is not written each
+            // time.)
+            let says_all = record.is_last && !record.is_taken();
             let untouched = |sent: &Sent| sent.ids.is_empty() && sent.behind == record.start;
             let early = record.early.iter().any(|early| early.from > 0);
-            if !record.sent.as_ref().is_some_and(untouched) || early {
+            if !says_all || early || !record.sent.as_ref().is_some_and(untouched) {
                 return Err(NotRecovered::Offset);
             }
             None

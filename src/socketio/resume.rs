@@ -334,11 +334,14 @@ impl Shared {
         let (mut track, rooms) = replay.into_track();
         track.enter(delivered_early(namespace));
         match fresh {
-            // unless it has missed something, nothing that it is sent has an earlier offset than where it is now
+            // What it is sent from now on has no earlier offset than where the node is; what it has missed may have.
             true => {
                 let leftover = session.track.lock().leftover();
-                let counts = |offset: &Offset| !missed.is_empty() || *offset >= log.mark();
+                let is_sent =
+                    |offset: &Offset| missed.iter().any(|(one, _)| *offset == one.id.into());
+                let counts = |offset: &Offset| *offset >= log.mark() || is_sent(offset);
                 track.left_over(leftover.filter(counts));
+                track.unsent(leftover.filter(|offset| !missed.is_empty() && !counts(offset)));
             }
             false => track.goes_on(log.mark()),
         }

@@ -144,6 +144,12 @@ impl From<Stroke> for Chunk {
 }
 
 impl Snapshot {
+    /// What it takes in the store.
+    pub(super) fn kib(&self) -> u64 {
+        let numbers = self.strokes.iter().map(|stroke| stroke.p.len()).sum();
+        ledger::stored_kib(self.strokes.len(), numbers)
+    }
+
     /// As a viewer gets it.
     pub(super) fn for_viewers(self) -> Self {
         Self { at: Vec::new(), is_whole: false, ..self }

@@ -3,8 +3,8 @@
 //! A board is a hash, `<stream name>:whiteboard:{<board>}`: its `epoch`, and under `author/stroke` each stroke as
 //! it is now (`encode`). Each event is stored by the node that has published it, after the log has brought it
 //! back, so what is stored has the order of the log: a stroke carries its place. Everything may be written
-//! twice. `<stream name>:whiteboard:boards` names the boards by the time of their last change, and is
-//! what bounds their number.
+//! twice. `<stream name>:whiteboard:boards` names the boards by the time of their last change (and their size: seconds
+//! times 1,024, and KiB), and is what bounds their number and what they take.
 //!
 //! Nothing here holds up who draws. While Redis is away the boards' ledgers remember what is missing, which costs no
 //! more than the boards themselves, and acknowledgements do not wait for it.
@@ -31,6 +31,10 @@ use super::board::{Batch, Boards, Chunk, Outcome, Snapshot};
 const EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Boards that are stored. Those changed longest ago go first.
 const MAX_STORED: usize = 1_000;
+/// KiB that all of them may take: a Redis that is full refuses events and sessions, too.
+const MAX_STORED_KIB: u64 = 160 * 1024;
+/// KiB by which a board grows until its size in the list is written again.
+const GROWS: u64 = 64;
 /// Until a board's time in the list is written again.
 const TOUCH_EVERY: Duration = Duration::from_secs(600);
 /// Steps of one write, and their numbers: what Redis does in a moment.
@@ -82,14 +86,21 @@ redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return redis.call('HGETALL', KEYS[1])
 ";
 
-/// `ARGV`: seconds now, the board, how many may stay, seconds before which all have expired. Answers who goes.
+/// `ARGV`: seconds now, the board, how many may stay, seconds before which all have expired, KiB of the board, and of
+/// all that may stay. Answers who goes.
 const TOUCH: &str = r"
-redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[4])
-local many = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[3])
-if many <= 0 then return {} end
-local gone = redis.call('ZRANGE', KEYS[1], 0, many - 1)
-redis.call('ZREMRANGEBYRANK', KEYS[1], 0, many - 1)
+redis.call('ZADD', KEYS[1], ARGV[1] * 1024 + ARGV[5], ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[4] * 1024)
+local all = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+local many, size = #all / 2 - ARGV[3], -ARGV[6]
+for i = 2, #all, 2 do size = size + all[i] % 1024 end
+local gone = {}
+for i = 1, #all, 2 do
+  if many <= 0 and size <= 0 then break end
+  gone[#gone + 1] = all[i]
+  many, size = many - 1, size - all[i + 1] % 1024
+end
+if #gone > 0 then redis.call('ZREMRANGEBYRANK', KEYS[1], 0, #gone - 1) end
 return gone
 ";
 
@@ -111,7 +122,8 @@ pub(super) struct Store {
     is_refusing: AtomicBool,
     generation: AtomicU64,
     loads: Semaphore,
-    touched: Mutex<HashMap<String, Instant>>,
+    /// When, and with how many KiB.
+    touched: Mutex<HashMap<String, (Instant, u64)>>,
     errors: AppCounter,
     lost: AppCounter,
     unstored: AppGauge,
@@ -173,7 +185,7 @@ impl Store {
         self.note(answer.as_ref().err());
         let stored = encode::snapshot(answer?);
         if !stored.strokes.is_empty() {
-            self.touch(name).await;
+            self.touch(name, stored.kib()).await;
         }
         Ok(stored)
     }
@@ -248,7 +260,8 @@ impl Store {
             Err(_) => Outcome::Failed,
         };
         if matches!(outcome, Outcome::Kept { .. }) {
-            self.touch(&batch.board).await;
+            let kib = self.boards.lock().kib(&batch.board);
+            self.touch(&batch.board, kib).await;
         }
         (batch, outcome)
     }
@@ -321,17 +334,19 @@ impl Store {
         format!("{}boards", self.prefix)
     }
 
-    /// Notes that a board is in use, and removes boards that are too many.
-    async fn touch(&self, name: &str) {
+    /// Notes that a board is in use, and removes boards that are too many, or too large.
+    async fn touch(&self, name: &str, kib: u64) {
         {
             let mut touched = self.touched.lock();
-            if touched.get(name).is_some_and(|at| at.elapsed() < TOUCH_EVERY) {
+            let is_noted =
+                |(at, had): &(Instant, u64)| at.elapsed() < TOUCH_EVERY && kib < had + GROWS;
+            if touched.get(name).is_some_and(is_noted) {
                 return;
             }
             if touched.len() >= MAX_STORED {
                 touched.clear();
             }
-            touched.insert(name.to_owned(), Instant::now());
+            touched.insert(name.to_owned(), (Instant::now(), kib));
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now = now.unwrap_or_default();
@@ -342,6 +357,8 @@ impl Store {
             Bytes::copy_from_slice(name.as_bytes()),
             number(MAX_STORED as u64),
             number(old.as_secs()),
+            number(kib.min(1_023)),
+            number(MAX_STORED_KIB),
         ];
         let gone = self.redis.run(TOUCH, &self.index(), arguments).await.unwrap_or_default();
         for name in gone.iter().filter_map(|name| std::str::from_utf8(name).ok()) {

@@ -49,6 +49,8 @@ struct Own {
     sent: Option<(String, Vec<String>)>,
     early: Vec<StoredEarly>,
     leftover: Option<String>,
+    #[serde(default)]
+    unsent: Option<String>,
     by: String,
     #[serde(default)]
     generation: Option<u64>,
@@ -85,6 +87,7 @@ pub(crate) fn encode_session(record: &Record) -> Result<String, EmitError> {
             .map(|early| (early.node.to_string(), behind(early), early.from, early.to))
             .collect(),
         leftover: record.leftover.as_ref().map(ToString::to_string),
+        unsent: record.unsent.as_ref().map(ToString::to_string),
         by: record.by.to_string(),
         generation: Some(record.written.unwrap_or(record.generation)),
     };
@@ -145,6 +148,7 @@ pub(crate) fn decode_session(stored: &[u8]) -> Result<Record, Malformed> {
         sent: None,
         early: Vec::new(),
         leftover: None,
+        unsent: None,
         by: Str::default(),
         written: None,
         taken: None,
@@ -184,6 +188,7 @@ fn own_part(record: Record, own: Own) -> Result<Record, Malformed> {
         sent: own.sent.map(sent).transpose()?,
         early: own.early.into_iter().map(early).collect::<Result<_, _>>()?,
         leftover: own.leftover.map(|offset| offset.parse()).transpose()?,
+        unsent: own.unsent.map(|offset| offset.parse()).transpose()?,
         by: own.by.into(),
         written: own.generation,
         ..record

@@ -44,6 +44,7 @@ fn record_of(track: &Track, at: u64) -> Record {
         sent: None,
         early: Vec::new(),
         leftover: None,
+        unsent: None,
         forgotten: StreamId::default(),
         is_last: false,
         by: "n".into(),
@@ -170,9 +171,17 @@ fn offsets_that_nobody_gave_out_are_refused() {
     let log = [event(6, to(&[]))];
     let untouched = record_of(&track, 5);
     assert_eq!(events(&untouched, offset(7), &log), Err(NotRecovered::Offset));
-    assert_eq!(events(&untouched, Claim::Unreadable, &log), Ok(vec![6]), "it can have got nothing");
+    assert_eq!(
+        events(&untouched, Claim::Unreadable, &log),
+        Err(NotRecovered::Offset),
+        "it may have got something since: that is not written each time"
+    );
+    let last = Record { is_last: true, ..untouched };
+    assert_eq!(events(&last, Claim::Unreadable, &log), Ok(vec![6]), "it can have got nothing");
+    let taken = Record { owner: "b".into(), ..last };
+    assert_eq!(events(&taken, Claim::Unreadable, &log), Err(NotRecovered::Offset));
     track.sent(id(6));
-    let touched = record_of(&track, 6);
+    let touched = Record { is_last: true, ..record_of(&track, 6) };
     assert_eq!(events(&touched, Claim::Unreadable, &log), Err(NotRecovered::Offset));
 }
 
@@ -468,6 +477,14 @@ fn an_offset_that_is_left_over_from_an_earlier_session_says_nothing_of_this_one(
     assert_eq!(events(&record, claim("9-0"), &log), Err(NotRecovered::Offset));
     assert_eq!(events(&record, claim("7-0"), &log), Ok(vec![9, 11]), "got in this session");
     assert_eq!(events(&record, claim("11-0"), &log), Ok(vec![]));
+    // nothing in this session has it, so whoever shows it has got nothing
+    let mut track = Track::new(id(5));
+    track.unsent(Some(id(9).into()));
+    track.sent(id(7));
+    track.sent(id(12));
+    let record = record_of(&track, 12);
+    let seen = [event(7, to(&[])), event(12, to(&[]))];
+    assert_eq!(events(&record, claim("9-0"), &seen), Ok(vec![7, 12]));
     // on a node that was not behind it is of no importance
     let mut track = Track::new(id(9));
     track.left_over(Some(id(9).into()));

@@ -216,6 +216,13 @@ impl Board {
     }
 }
 
+/// About what strokes take in the store, with so many numbers.
+pub(super) fn stored_kib(strokes: usize, numbers: usize) -> u64 {
+    const STROKE_BYTES: usize = 120;
+    const NUMBER_BYTES: usize = 4;
+    ((strokes * STROKE_BYTES + numbers * NUMBER_BYTES) / 1024) as u64
+}
+
 impl Boards {
     /// The next writes, of one board. They are settled before the next ones of that board.
     pub(in super::super) fn batch(&mut self, max_ops: usize, max_numbers: usize) -> Option<Batch> {
@@ -230,6 +237,11 @@ impl Boards {
             ledger.turn = self.turn;
         }
         board.batch(name, max_ops, max_numbers)
+    }
+
+    /// What a board takes in the store.
+    pub(in super::super) fn kib(&self, name: &str) -> u64 {
+        self.boards.get(name).map_or(0, |board| stored_kib(board.strokes.len(), board.numbers))
     }
 
     /// The store has answered, or has not.

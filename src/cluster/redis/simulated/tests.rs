@@ -61,6 +61,7 @@ fn record(log: &Arc<dyn Log>, room: &str) -> Record {
         sent: None,
         early: Vec::new(),
         leftover: None,
+        unsent: None,
         forgotten: StreamId::default(),
         is_last: false,
         by: log.name().clone(),
