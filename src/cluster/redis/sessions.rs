@@ -28,6 +28,8 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(400);
 const SILENCE: Duration = Duration::from_millis(800);
 /// How long a client waits in all.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a record is read again that was written while it was read.
+const TORN: usize = 3;
 /// How long to wait for a connection.
 const LINK_TIMEOUT: Duration = Duration::from_millis(600);
 
@@ -166,12 +168,30 @@ fn unavailable(error: &Error) -> Unavailable {
     Unavailable
 }
 
+/// Owner and value are read one after the other: when it is written in between, they are read again. (Who still gets
+/// a value that does not fit takes it for an old one.)
 async fn load(
     sessions: &Sessions,
     link: SharedLink,
     pid: String,
 ) -> Result<Option<Record>, Unavailable> {
-    let (value, owner) = session_keys(&sessions.prefix, &pid);
+    let mut record = read(sessions, &link, &pid).await?;
+    for _ in 0..TORN {
+        let is_torn = |record: &Record| record.written.is_some_and(|it| it > record.generation);
+        if !record.as_ref().is_some_and(is_torn) {
+            break;
+        }
+        record = read(sessions, &link, &pid).await?;
+    }
+    Ok(record)
+}
+
+async fn read(
+    sessions: &Sessions,
+    link: &SharedLink,
+    pid: &str,
+) -> Result<Option<Record>, Unavailable> {
+    let (value, owner) = session_keys(&sessions.prefix, pid);
     let command = async {
         let writer = link.writer_of(&value)?;
         // in this order: a value that is newer than its digest is not taken
