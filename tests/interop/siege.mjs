@@ -297,7 +297,7 @@ const shown = (key, value) => (key === "times" ? undefined : value);
 console.log(`\n${lines}\n\n${calm}\n${minutes.toFixed(1)} minutes on ${machine}`);
 if (process.env.UPDATE_DOCS && wanted.length === 0 && !quick && !aside) {
   const docs = new URL("../../docs/siege.md", import.meta.url);
-  const took = `in ${ROUNDS} rounds and ${minutes.toFixed(0)} minutes`;
+  const took = `in ${ROUNDS} ${ROUNDS === 1 ? "round" : "rounds"} and ${minutes.toFixed(0)} minutes`;
   const when = `Measured ${new Date().toISOString().slice(0, 10)} on ${machine}, ${took}. ${calm}`;
   const text = await readFile(docs, "utf8");
   const pattern = /(<!-- siege table -->\n)[^]*?(<!-- end -->)/;

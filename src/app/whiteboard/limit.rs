@@ -13,8 +13,9 @@ pub(super) const NUMBERS: Rate = Rate { burst: 160_000, per_second: 20_000 };
 /// Cursors and round trips. (The page sends 20 each second.)
 pub(super) const TRIFLES: Rate = Rate { burst: 100, per_second: 50 };
 
-/// Comings to boards: each costs us, and the one who comes, the whole board.
-pub(super) const ARRIVALS: Rate = Rate { burst: 20, per_second: 1 };
+/// Comings to boards: each costs us, and the one who comes, the whole board. (Many who come from one address, each when
+/// the one before has left, are taken for one who comes again and again.)
+pub(super) const ARRIVALS: Rate = Rate { burst: 60, per_second: 5 };
 
 /// Who is told to come again later comes again with all that waits: until then there is room for some of it.
 const PAUSE: Duration = Duration::from_millis(500);
