@@ -1,37 +1,34 @@
 //! A node that stops has sessions to end yet; newcomers are sent away for good, not to ask it again.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use quicket::TransportKind;
 use quicket::config::Config;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use wtransport::error::{ConnectingError, ConnectionError};
 
 use super::support::client::WebTransportLink;
 use super::support::http::{Exchange, Request, Response};
 use super::support::server::{PATH, config, echo};
-use super::support::{TestServer, engine, eventually, within};
+use super::support::{Gate, TestServer, engine, eventually, within};
 
 /// A server that can be stopped, and then does not end until it is let go: somebody's admission takes its time.
 struct Draining {
     server: TestServer,
-    gate: Arc<Semaphore>,
+    gate: Gate,
 }
 
 impl Draining {
     async fn start() -> Self {
-        let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let (wait, ask) = (gate.clone(), asked.clone());
+        let gate = Gate::new();
+        let wait = gate.clone();
         let server = TestServer::start(engine(), echo, |builder| {
             let config = Config { shutdown_grace: Duration::from_secs(60), ..config(engine()) };
             builder.config(config).admit(move |_| {
-                ask.add_permits(1);
-                let wait = wait.clone();
+                let gate = wait.clone();
                 async move {
-                    drop(wait.acquire().await.unwrap());
+                    gate.pass().await;
                     Ok(())
                 }
             })
@@ -40,7 +37,7 @@ impl Draining {
         let target = TestServer::target(TransportKind::Polling, None);
         let waiting = Request::get(target).start(server.address).await;
         tokio::spawn(waiting.response());
-        drop(within("the hook to be asked", asked.acquire()).await.unwrap());
+        gate.asked().await;
         Self { server, gate }
     }
 
@@ -50,7 +47,7 @@ impl Draining {
     }
 
     async fn end(self) {
-        self.gate.add_permits(1);
+        self.gate.open();
         self.server.end().await;
     }
 }

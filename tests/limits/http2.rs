@@ -1,7 +1,6 @@
 //! HTTP/2 as browsers speak it: over TLS, chosen by ALPN, on the listener that all clients share.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -15,12 +14,11 @@ use quicket::config::{Config, EngineConfig, LimitsConfig, TlsFiles};
 use quicket::{Builder, EngineServer, EngineSocket, ForEngine, Message};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
 use super::files::{Authority, Folder};
 use super::support::server::{PATH, config};
-use super::support::{engine, eventually, within};
+use super::support::{Gate, engine, eventually, within};
 
 const HEAD_MAX: usize = 9 * 1024;
 
@@ -247,14 +245,13 @@ async fn answers_over_http2_that_are_not_taken_fill_the_outbox() {
 /// As over HTTP/1: whoever asks again may find another node. What is under way is answered for all that.
 #[tokio::test]
 async fn a_connection_of_http2_on_which_a_stopping_server_refuses_a_session_ends() {
-    let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let (wait, ask) = (gate.clone(), asked.clone());
+    let gate = Gate::new();
+    let wait = gate.clone();
     let server = Secure::with(engine(), |builder| {
         builder.admit(move |_| {
-            ask.add_permits(1);
-            let wait = wait.clone();
+            let gate = wait.clone();
             async move {
-                drop(wait.acquire().await.unwrap());
+                gate.pass().await;
                 Ok(())
             }
         })
@@ -264,7 +261,7 @@ async fn a_connection_of_http2_on_which_a_stopping_server_refuses_a_session_ends
     let target = format!("{PATH}?EIO=4&transport={Polling}");
     let (mut other, held) = (client.clone(), target.clone());
     let held = tokio::spawn(async move { other.ask(&held, None, 0).await });
-    drop(within("the hook to be asked", asked.acquire()).await.unwrap());
+    gate.asked().await;
     server.server.shutdown();
     eventually("the server to stop", || {
         server.server.metrics().render().contains("quicket_phase 2\n")
@@ -279,7 +276,7 @@ async fn a_connection_of_http2_on_which_a_stopping_server_refuses_a_session_ends
         }
     })
     .await;
-    gate.add_permits(1);
+    gate.open();
     let answer = held.await.unwrap().unwrap();
     assert_eq!(answer.status(), 503);
     let body = answer.into_body().collect().await.unwrap().to_bytes();

@@ -19,7 +19,10 @@ pub(crate) mod socketio;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Semaphore;
 
 pub(crate) use self::client::{Client, Frame};
 pub(crate) use self::server::{TestServer, engine};
@@ -43,6 +46,34 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// An admission that takes its time, until it is let go.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    open: Arc<Semaphore>,
+    asked: Arc<Semaphore>,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self { open: Arc::new(Semaphore::new(0)), asked: Arc::new(Semaphore::new(0)) }
+    }
+
+    /// For the hook.
+    pub(crate) async fn pass(self) {
+        self.asked.add_permits(1);
+        drop(self.open.acquire().await.unwrap());
+    }
+
+    /// Somebody waits at it.
+    pub(crate) async fn asked(&self) {
+        drop(within("the hook to be asked", self.asked.acquire()).await.unwrap());
+    }
+
+    pub(crate) fn open(&self) {
+        self.open.add_permits(1);
+    }
 }
 
 /// Below those that the system gives to connections: else one of them could have it a moment later.

@@ -4,6 +4,7 @@ use quicket::TransportKind::WebSocket;
 use serde_json::json;
 
 use super::Node;
+use super::redis::{Redis, Reply};
 use super::support::socketio::Client;
 
 /// As in the product.
@@ -61,4 +62,21 @@ async fn who_comes_again_and_again_is_put_out_until_later() {
     while !is_back {
         is_back = is_welcome(&mut client, "b").await;
     }
+}
+
+/// Others may not take what Redis has for boards by being pushed out and stored again, unseen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_board_that_made_room_for_others_counts_again_when_it_is_back() {
+    let redis = Redis::start().await;
+    let node = Node::start(&redis.url()).await;
+    let mut anna = node.enter("b", "anna").await;
+    anna.draw("1", 0, &[1, 2]).await;
+    let list = "socket.io:whiteboard:boards";
+    assert_eq!(redis.call(&["ZCARD", list]).await, Reply::Integer(1));
+    // what a node does that needs the room
+    redis.call(&["ZREM", list, "b"]).await;
+    redis.call(&["DEL", "socket.io:whiteboard:{b}"]).await;
+    anna.draw("2", 0, &[1, 2]).await;
+    assert_eq!(redis.call(&["HLEN", "socket.io:whiteboard:{b}"]).await, Reply::Integer(3));
+    assert_eq!(redis.call(&["ZCARD", list]).await, Reply::Integer(1));
 }

@@ -259,9 +259,14 @@ impl Store {
             Err(RedisError::Refused(_)) => Outcome::Refused,
             Err(_) => Outcome::Failed,
         };
-        if matches!(outcome, Outcome::Kept { .. }) {
-            let kib = self.boards.lock().kib(&batch.board);
-            self.touch(&batch.board, kib).await;
+        match outcome {
+            Outcome::Kept { .. } => {
+                let kib = self.boards.lock().kib(&batch.board);
+                self.touch(&batch.board, kib).await;
+            }
+            // it had to make room, or Redis is empty: what is stored anew counts anew
+            Outcome::Lost => drop(self.touched.lock().remove(&batch.board)),
+            Outcome::Other(_) | Outcome::Failed | Outcome::Refused => {}
         }
         (batch, outcome)
     }
@@ -360,7 +365,11 @@ impl Store {
             number(kib.min(1_023)),
             number(MAX_STORED_KIB),
         ];
-        let gone = self.redis.run(TOUCH, &self.index(), arguments).await.unwrap_or_default();
+        let gone = self.redis.run(TOUCH, &self.index(), arguments).await.unwrap_or_else(|_| {
+            // it is not noted
+            self.touched.lock().remove(name);
+            Vec::new()
+        });
         for name in gone.iter().filter_map(|name| std::str::from_utf8(name).ok()) {
             // one that stays for now expires
             let _ = self.redis.run(REMOVE, &self.key(name), Vec::new()).await;
